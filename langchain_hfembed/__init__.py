@@ -1,0 +1,109 @@
+"""LangChain embeddings for Hugging Face models, and hybrid retrieval with BGE-M3's three views.
+
+Names are loaded when they are first used: importing this package loads neither torch nor
+FlagEmbedding nor sentence_transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from langchain_hfembed.embeddings.base import HybridEncoder
+    from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
+    from langchain_hfembed.errors import (
+        AuthenticationError,
+        CheckpointError,
+        ColdStartError,
+        EmbeddingError,
+        EndpointTimeoutError,
+        HybridIndexError,
+        IndexLockedError,
+        IndexMismatchError,
+        InvalidInputError,
+        InvalidResponseError,
+        ModelNotFoundError,
+        RateLimitError,
+    )
+    from langchain_hfembed.fusion import Fusion, ReciprocalRankFusion, WeightedSum
+    from langchain_hfembed.index.base import HybridIndex, IndexRecord
+    from langchain_hfembed.index.sqlite import SQLiteIndex
+    from langchain_hfembed.retriever import HybridRetriever
+    from langchain_hfembed.scoring import Scores, mean_maxsim, score, sparse_dot
+    from langchain_hfembed.vectors import HybridEmbedding, PerView, SparseVector, View
+    from langchain_hfembed.vectorstore import Hit, HybridVectorStore
+
+_HOMES = {
+    "embeddings.base": ("HybridEncoder",),
+    "embeddings.bge_m3": ("BGEM3Embeddings",),
+    "errors": (
+        "AuthenticationError",
+        "CheckpointError",
+        "ColdStartError",
+        "EmbeddingError",
+        "EndpointTimeoutError",
+        "HybridIndexError",
+        "IndexLockedError",
+        "IndexMismatchError",
+        "InvalidInputError",
+        "InvalidResponseError",
+        "ModelNotFoundError",
+        "RateLimitError",
+    ),
+    "fusion": ("Fusion", "ReciprocalRankFusion", "WeightedSum"),
+    "index.base": ("HybridIndex", "IndexRecord"),
+    "index.sqlite": ("SQLiteIndex",),
+    "retriever": ("HybridRetriever",),
+    "scoring": ("Scores", "mean_maxsim", "score", "sparse_dot"),
+    "vectors": ("HybridEmbedding", "PerView", "SparseVector", "View"),
+    "vectorstore": ("Hit", "HybridVectorStore"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AuthenticationError",
+    "BGEM3Embeddings",
+    "CheckpointError",
+    "ColdStartError",
+    "EmbeddingError",
+    "EndpointTimeoutError",
+    "Fusion",
+    "Hit",
+    "HybridEmbedding",
+    "HybridEncoder",
+    "HybridIndex",
+    "HybridIndexError",
+    "HybridRetriever",
+    "HybridVectorStore",
+    "IndexLockedError",
+    "IndexMismatchError",
+    "IndexRecord",
+    "InvalidInputError",
+    "InvalidResponseError",
+    "ModelNotFoundError",
+    "PerView",
+    "RateLimitError",
+    "ReciprocalRankFusion",
+    "SQLiteIndex",
+    "Scores",
+    "SparseVector",
+    "View",
+    "WeightedSum",
+    "mean_maxsim",
+    "score",
+    "sparse_dot",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

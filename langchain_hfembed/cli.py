@@ -1,0 +1,134 @@
+"""The command `hfembed`: readable tables, and `--json` for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+from langchain_hfembed.errors import EmbeddingError
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+except ImportError as error:
+    raise SystemExit(
+        f'{error}; the command line needs: pip install "langchain-hfembed[cli]"'
+    ) from error
+
+if TYPE_CHECKING:
+    from langchain_hfembed.demo.search import DemoQuery
+    from langchain_hfembed.vectorstore import Hit
+
+app = typer.Typer(
+    help="Hugging Face embeddings and hybrid retrieval for LangChain.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_VIEWS = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
+
+
+@app.callback()
+def _commands() -> None:
+    """Keep `demo` a command of its own while it is the only one."""
+
+
+@app.command()
+def demo(
+    question: Annotated[
+        list[str] | None, typer.Argument(help="Ask this; without it, four questions of ours.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model id such as BAAI/bge-m3, or a folder; the demo model if absent."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many passages to show a question.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show one question answered by each view of a model, and by their fusion.
+
+    Indexes about a hundred short passages in English and Korean. The first run builds model and
+    index, later ones start from what was saved. Nothing is downloaded for the demo model.
+    """
+    console = Console(stderr=as_json)
+    console.print("[dim]Loading FlagEmbedding and the model takes some 20 seconds.[/dim]")
+    from langchain_hfembed.demo import search
+    from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
+
+    embeddings = search.demo_embeddings() if model is None else BGEM3Embeddings(model_name=model)
+    store = search.demo_store(embeddings, show_progress=sys.stderr.isatty())
+    queries = [search.DemoQuery(" ".join(question))] if question else search.demo_queries()
+    answers = [(query, search.rank_everything(store, query.query)) for query in queries]
+    store.close()
+    if as_json:
+        typer.echo(json.dumps([_to_json(query, hits[:top]) for query, hits in answers], indent=2))
+        return
+    for query, hits in answers:
+        _show(console, query, hits, top)
+
+
+def main() -> None:
+    """Run the command line; exits with 1 after an error, which it prints in one paragraph."""
+    try:
+        app()
+    except (EmbeddingError, ImportError) as error:
+        Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(str(error))}")
+        raise SystemExit(1) from error
+
+
+def _to_json(query: DemoQuery, hits: list[Hit]) -> dict[str, Any]:
+    return {
+        "query": query.query,
+        "expected": list(query.expected),
+        "hits": [
+            {
+                "id": hit.document.id,
+                "text": hit.document.page_content,
+                "score": hit.score,
+                "scores": hit.scores.to_dict(),
+                "ranks": hit.ranks.to_dict(),
+            }
+            for hit in hits
+        ],
+    }
+
+
+def _show(console: Console, query: DemoQuery, hits: list[Hit], top: int) -> None:
+    """Print a table: the best passages of the fusion, then the winners of views that it left out.
+
+    Args:
+        console: Where to.
+        query: The question.
+        hits: All passages, in the order of the fusion.
+        top: How many of them to show.
+    """
+    console.print(f"\n[bold]{escape(query.query)}[/bold]", highlight=False)
+    if query.shows:
+        console.print(f"[dim]{escape(query.shows)}[/dim]", highlight=False)
+    table = Table(show_edge=False, pad_edge=False, row_styles=["", "dim"], expand=True)
+    table.add_column("passage", ratio=1)
+    for title in (*_VIEWS.values(), "fusion"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for rank, hit in enumerate(hits, 1):
+        if rank > top and 1 not in hit.ranks.to_dict().values():
+            continue
+        cells = [_cell(getattr(hit.ranks, view), getattr(hit.scores, view)) for view in _VIEWS]
+        mark = "[green]✓[/green] " if hit.document.id in query.expected else "  "
+        text = escape(hit.document.page_content)
+        table.add_row(f"{mark}{text[:110]}…", *cells, _cell(rank, hit.score))
+    console.print(table)
+
+
+def _cell(rank: int | None, score: float | None) -> str:
+    if rank is None or score is None:
+        return "-"
+    text = f"{score:.2f}  #{rank}"
+    return f"[bold green]{text}[/bold green]" if rank == 1 else text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""The embedding classes, one file an encoder; names are loaded when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
+
+_HOME_OF = {"BGEM3Embeddings": "bge_m3"}
+
+__all__ = ["BGEM3Embeddings"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -1,0 +1,136 @@
+"""What an encoder is, and what every encoder checks before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.vectors import HybridEmbedding, View
+
+_READ_AHEAD = 1024
+_READ_AHEAD_CHARACTERS = 400_000
+
+
+class HybridEncoder(Protocol):
+    """Turns texts into views. It is a LangChain `Embeddings` too, for its dense view."""
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views that it computes."""
+        ...
+
+    @property
+    def model_name(self) -> str:
+        """What to call the model in messages."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where documents would get other vectors; an index compares it on opening."""
+        ...
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Dense vectors of documents, one of `dim` floats a text."""
+        ...
+
+    def embed_query(self, text: str) -> list[float]:
+        """Dense vector of a query."""
+        ...
+
+    def encode_documents(
+        self, texts: Sequence[str], views: Iterable[View] | None = None
+    ) -> list[HybridEmbedding]:
+        """The views of documents, in the order of the texts; `views` narrows them down."""
+        ...
+
+    def encode_queries(
+        self, texts: Sequence[str], views: Iterable[View] | None = None
+    ) -> list[HybridEmbedding]:
+        """The views of queries, in the order of the texts; `views` narrows them down."""
+        ...
+
+    def iter_encode_documents(
+        self, texts: Iterable[str], views: Iterable[View] | None = None
+    ) -> Iterator[HybridEmbedding]:
+        """The views of documents as they come, at most 1,024 texts read ahead."""
+        ...
+
+    def tokenize(self, text: str, *, is_query: bool = False) -> list[str]:
+        """The tokens of a text, one string for each row of its multi-vector view."""
+        ...
+
+    def decode_token(self, token_id: int) -> str:
+        """The token that an index of the sparse view stands for."""
+        ...
+
+
+def check_texts(texts: Iterable[str]) -> list[str]:
+    """The texts as a list, once it is sure that every one can be encoded.
+
+    Args:
+        texts: Strings, possibly empty.
+
+    Raises:
+        InvalidInputError: If `texts` is itself a string, or one of them is no string, or holds a
+            lone surrogate. `.indices` has the positions.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise InvalidInputError(
+            f"expected a list of texts, got {type(texts).__name__}: {_shortened(texts)}. "
+            "Put it in a list: [text]"
+        )
+    if not isinstance(texts, Iterable):
+        raise InvalidInputError(f"expected a list of texts, got {texts!r}")
+    checked = list(texts)
+    for position, text in enumerate(checked):
+        check_text(text, position)
+    return checked
+
+
+def check_text(text: object, position: int, name: str = "text") -> None:
+    """Raise InvalidInputError, naming the position, unless it is a string that UTF-8 can hold."""
+    if not isinstance(text, str):
+        raise InvalidInputError(
+            f"{name} {position} is {type(text).__name__} ({_shortened(text)}), not a string. "
+            "Convert it, or leave it out",
+            indices=[position],
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{name} {position} holds the lone surrogate {text[error.start]!r} at character "
+            f"{error.start}, which is no text. Read its source as UTF-8, or repair it with "
+            "text.encode('utf-8', 'replace').decode()",
+            indices=[position],
+        ) from error
+
+
+def _shortened(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Cut a stream into lists to encode at once, and refuse what can't be encoded.
+
+    A list ends at 1,024 texts, or earlier with long ones: the token vectors of 400,000 characters
+    take about 1 GB in BGE-M3.
+
+    Raises:
+        InvalidInputError: See `check_texts`; positions count from the start of the stream.
+    """
+    if isinstance(texts, (str, bytes)):
+        check_texts(texts)
+    chunk: list[str] = []
+    characters = 0
+    for position, text in enumerate(texts):
+        check_text(text, position)
+        if chunk and (len(chunk) == _READ_AHEAD or characters + len(text) > _READ_AHEAD_CHARACTERS):
+            yield chunk
+            chunk, characters = [], 0
+        chunk.append(text)
+        characters += len(text)
+    if chunk:
+        yield chunk

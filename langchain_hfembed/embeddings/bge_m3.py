@@ -1,0 +1,337 @@
+"""BGE-M3: dense, sparse and multi-vector views of a text, out of one forward pass."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from tqdm.auto import tqdm
+
+from langchain_hfembed import scoring
+from langchain_hfembed.embeddings.base import check_texts, chunks
+from langchain_hfembed.embeddings.checkpoint import (
+    Checkpoint,
+    Dtype,
+    Pooling,
+    find_checkpoint,
+)
+from langchain_hfembed.embeddings.loading import Loaded
+from langchain_hfembed.errors import EmbeddingError
+from langchain_hfembed.vectors import VIEWS, HybridEmbedding, SparseVector, View, check_views
+
+if TYPE_CHECKING:
+    from langchain_hfembed.embeddings.torch_engine import TextOutput, TorchEngine
+
+_MAX_BATCH_TOKENS = 16_384  # 32 texts of BGE-M3's 8,192 tokens would take tens of GB
+
+
+class BGEM3Embeddings(BaseModel, Embeddings):
+    """Dense, sparse and multi-vector embeddings of BGE-M3, or any checkpoint in its format.
+
+    To LangChain it is an `Embeddings` with the dense view; `encode_documents` and
+    `encode_queries` give all three out of one forward pass. The numbers are FlagEmbedding's, with
+    two differences: special tokens never appear among the sparse weights, whichever the family of
+    the tokenizer (FlagEmbedding leaves BERT's `[SEP]` and every `<mask>` in), and a checkpoint
+    without its heads is an error (FlagEmbedding goes on with random ones).
+
+    The model is loaded on first use. Objects can be shared between threads, and pickled.
+
+    Example:
+        ```python
+        from langchain_hfembed import BGEM3Embeddings
+
+        embeddings = BGEM3Embeddings(model_name="BAAI/bge-m3")
+        vector = embeddings.embed_query("What is BGE-M3?")
+        [embedding] = embeddings.encode_documents(["BGE-M3 has three views."])
+        embedding.dense.shape, len(embedding.sparse), embedding.multi_vector.shape
+        ```
+
+    Attributes:
+        model_name: A model id on the Hub or a folder. `model` is another name for it.
+        revision: Branch, tag or commit on the Hub. What is on the disk already is used without
+            asking the Hub for something newer.
+        cache_folder: Where models from the Hub are kept; None for Hugging Face's default.
+        device: A torch device such as `"cuda:0"`; None for the first GPU, else the CPU.
+        dtype: Precision of the weights; `"auto"` is float16 on GPUs and float32 on CPUs.
+        engine: What runs the model.
+        batch_size: Texts a forward pass, at most; long texts make smaller batches, and when
+            memory runs out a batch is halved.
+        max_length: Tokens a document is cut at, also cut at the positions of the model.
+        query_max_length: Tokens a query is cut at.
+        pooling: How the dense vector is made, `"cls"` or `"mean"`; None for what the checkpoint
+            says in `1_Pooling/config.json`, else cls.
+        query_instruction: Put in front of each query.
+        document_instruction: Put in front of each document.
+        normalize_embeddings: Scale dense and token vectors to length 1.
+        show_progress: Show a progress bar.
+
+    Source:
+        Chen et al. 2024, arXiv:2402.03216.
+    """
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
+
+    model_name: str = Field(default="BAAI/bge-m3", alias="model")
+    revision: str | None = None
+    cache_folder: str | None = None
+    device: str | None = None
+    dtype: Dtype = "auto"
+    engine: Literal["torch"] = "torch"
+    batch_size: int = Field(default=32, ge=1)
+    max_length: int = Field(default=8192, ge=3)
+    query_max_length: int = Field(default=512, ge=3)
+    pooling: Pooling | None = None
+    query_instruction: str = ""
+    document_instruction: str = ""
+    normalize_embeddings: bool = True
+    show_progress: bool = False
+
+    _checkpoints: Loaded[Checkpoint] = PrivateAttr(default_factory=Loaded)
+    _engines: Loaded[TorchEngine] = PrivateAttr(default_factory=Loaded)
+    _warned_of_truncation: bool = PrivateAttr(default=False)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """All three."""
+        return VIEWS
+
+    @property
+    def model(self) -> str:
+        """The model's name, under the name that LangChain's caches look for."""
+        return self.model_name
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where documents would get other vectors: weights, pooling, instruction."""
+        checkpoint = self._checkpoint()
+        settings = (checkpoint.content_hash, checkpoint.pooling, self.document_instruction)
+        return hashlib.sha256(repr(settings).encode()).hexdigest()[:32]
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Dense vectors of documents.
+
+        Args:
+            texts: The documents.
+
+        Returns:
+            One vector of `dim` floats a text, in the order of the texts.
+
+        Raises:
+            InvalidInputError: If a text can't be encoded.
+        """
+        return [_dense(embedding) for embedding in self.encode_documents(texts, ("dense",))]
+
+    def embed_query(self, text: str) -> list[float]:
+        """Dense vector of a query, `dim` floats."""
+        return _dense(self.encode_queries([text], ("dense",))[0])
+
+    def encode_documents(
+        self, texts: Sequence[str], views: Iterable[View] | None = None
+    ) -> list[HybridEmbedding]:
+        """All views of documents, out of one forward pass a batch.
+
+        Args:
+            texts: The documents. An empty string is a text.
+            views: Compute these only; None for all.
+
+        Returns:
+            One embedding a text, in the order of the texts.
+
+        Raises:
+            InvalidInputError: If `texts` is no list of strings, or one of them can't be encoded.
+            ModelNotFoundError: If the model is neither here nor on the Hub.
+            CheckpointError: If the model's folder is not complete.
+            EmbeddingError: If memory runs out even for one text alone; `.indices` names it.
+        """
+        return self._encode(check_texts(texts), self.document_instruction, self.max_length, views)
+
+    def encode_queries(
+        self, texts: Sequence[str], views: Iterable[View] | None = None
+    ) -> list[HybridEmbedding]:
+        """All views of queries; see `encode_documents`."""
+        return self._encode(
+            check_texts(texts), self.query_instruction, self.query_max_length, views
+        )
+
+    def iter_encode_documents(
+        self, texts: Iterable[str], views: Iterable[View] | None = None
+    ) -> Iterator[HybridEmbedding]:
+        """The views of documents as they come, so that a corpus need not fit in memory.
+
+        Args:
+            texts: The documents; at most 1,024 are read ahead.
+            views: Compute these only; None for all.
+
+        Yields:
+            One embedding a text, in the order of the texts.
+
+        Raises:
+            InvalidInputError: If a text can't be encoded, once it is reached.
+        """
+        for chunk in chunks(texts):
+            yield from self._encode(chunk, self.document_instruction, self.max_length, views)
+
+    def score(self, query: str, documents: Sequence[str]) -> scoring.Scores:
+        """Score documents for a query, like FlagEmbedding's `compute_score` a pair at a time.
+
+        Args:
+            query: The query.
+            documents: The documents.
+
+        Returns:
+            Float arrays `dense`, `sparse` and `multi_vector` of shape `(len(documents),)`.
+        """
+        [encoded] = self.encode_queries([query])
+        return scoring.score(encoded, self.encode_documents(documents))
+
+    def tokenize(self, text: str, *, is_query: bool = False) -> list[str]:
+        """The tokens of a text, one string for each row of its multi-vector view.
+
+        Args:
+            text: A document, or a query.
+            is_query: Whether it is a query, which has another instruction and maximum.
+        """
+        instruction = self.query_instruction if is_query else self.document_instruction
+        maximum = self.query_max_length if is_query else self.max_length
+        [text] = check_texts([text])
+        [ids] = self._token_ids([instruction + text], maximum)
+        return [self.decode_token(token_id) for token_id in ids[1:]]
+
+    def decode_token(self, token_id: int) -> str:
+        """The text of a token, or its name where it has no text of its own."""
+        return self._engine().tokenizer.decode(token_id)
+
+    def _checkpoint(self) -> Checkpoint:
+        settings = (self.model_name, self.revision, self.cache_folder, self.pooling)
+        return self._checkpoints.get(
+            settings,
+            lambda: find_checkpoint(
+                self.model_name,
+                revision=self.revision,
+                cache_folder=self.cache_folder,
+                pooling=self.pooling,
+            ),
+        )
+
+    def _engine(self) -> TorchEngine:
+        from langchain_hfembed.embeddings.torch_engine import TorchEngine
+
+        checkpoint = self._checkpoint()
+        settings = (checkpoint, self.device, self.dtype, self.normalize_embeddings)
+        return self._engines.get(
+            settings,
+            lambda: TorchEngine(
+                checkpoint,
+                device=self.device,
+                dtype=self.dtype,
+                normalize=self.normalize_embeddings,
+            ),
+        )
+
+    def _encode(
+        self, texts: list[str], instruction: str, maximum: int, views: Iterable[View] | None
+    ) -> list[HybridEmbedding]:
+        wanted = VIEWS if views is None else check_views(views)
+        if not texts:
+            return []
+        engine = self._engine()
+        token_ids = self._token_ids([instruction + text for text in texts], maximum)
+        results: dict[int, HybridEmbedding] = {}
+        with tqdm(total=len(texts), unit="text", disable=not self.show_progress) as bar:
+            for batch in _batches([len(ids) for ids in token_ids], self.batch_size):
+                for done, outputs in _forward(engine, token_ids, batch, wanted, results):
+                    for position, output in zip(done, outputs, strict=True):
+                        results[position] = _embedding(output, token_ids[position], engine)
+                    bar.update(len(done))
+        return [results[position] for position in range(len(texts))]
+
+    def _token_ids(self, texts: list[str], maximum: int) -> list[list[int]]:
+        engine = self._engine()
+        limit = min(maximum, engine.max_positions)
+        token_ids = engine.tokenizer.encode(texts)
+        too_long = [len(ids) for ids in token_ids if len(ids) > limit]
+        if too_long and not self._warned_of_truncation:
+            self._warned_of_truncation = True
+            warnings.warn(
+                f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens (the "
+                f"longest has {max(too_long)}) and were cut there. Split them, or raise max_length "
+                "where the model has more positions. This is said once",
+                stacklevel=4,
+            )
+        return [engine.tokenizer.cut(ids, limit) for ids in token_ids]
+
+
+def _dense(embedding: HybridEmbedding) -> list[float]:
+    assert embedding.dense is not None
+    return [float(value) for value in embedding.dense]
+
+
+def _batches(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Positions of texts, longest first, so that what shares a batch needs little padding."""
+    batch: list[int] = []
+    for position in sorted(range(len(lengths)), key=lambda p: -lengths[p]):
+        room = max(1, min(batch_size, _MAX_BATCH_TOKENS // lengths[batch[0]])) if batch else 1
+        if len(batch) >= room:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
+
+
+def _forward(
+    engine: TorchEngine,
+    token_ids: list[list[int]],
+    batch: list[int],
+    views: tuple[View, ...],
+    finished: dict[int, HybridEmbedding],
+) -> Iterator[tuple[list[int], list[TextOutput]]]:
+    """Run a batch; where memory does not suffice, its halves."""
+    from langchain_hfembed.embeddings.torch_engine import is_out_of_memory
+
+    try:
+        outputs = engine.forward([token_ids[position] for position in batch], views)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            raise EmbeddingError(
+                f"text {batch[0]} ({len(token_ids[batch[0]])} tokens) does not fit into the memory "
+                f'of {engine.device}. Lower max_length, take dtype="float16" on a GPU, or '
+                'device="cpu"',
+                indices=batch,
+                completed={
+                    position: _dense(embedding)
+                    for position, embedding in finished.items()
+                    if embedding.dense is not None
+                },
+            ) from error
+    else:
+        yield batch, outputs
+        return
+    # Outside of the except block: the traceback holds the tensors that filled the memory.
+    engine.release_memory()
+    half = len(batch) // 2
+    for part in (batch[:half], batch[half:]):
+        yield from _forward(engine, token_ids, part, views, finished)
+
+
+def _embedding(output: TextOutput, ids: list[int], engine: TorchEngine) -> HybridEmbedding:
+    sparse = None
+    if output.token_weights is not None:
+        sparse = _lexical_weights(np.array(ids), output.token_weights, engine.tokenizer.special_ids)
+    return HybridEmbedding(output.dense, sparse, output.multi_vector)
+
+
+def _lexical_weights(ids: np.ndarray, weights: np.ndarray, special_ids: np.ndarray) -> SparseVector:
+    """The largest weight of each token that stands for text, where it is above zero."""
+    kept = (weights > 0) & ~np.isin(ids, special_ids)
+    unique, where = np.unique(ids[kept], return_inverse=True)
+    largest = np.zeros(len(unique), np.float32)
+    np.maximum.at(largest, where, weights[kept])
+    return SparseVector(unique, largest)

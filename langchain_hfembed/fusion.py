@@ -1,0 +1,181 @@
+"""Three scores become one: weighted sums and reciprocal ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_hfembed.scoring import Scores, ranks
+from langchain_hfembed.vectors import FloatArray, PerView
+
+Fusion = Callable[[Scores], NDArray[np.floating]]
+"""Takes the scores of n candidates and returns one score each, shape `(n,)`, higher is better."""
+
+Normalization = Literal["min_max", "dbsf"]
+
+
+def min_max(scores: FloatArray) -> FloatArray:
+    """Map scores linearly so that the lowest is 0 and the highest 1.
+
+    Scores that are all equal tell nothing apart: they become 1 where they are above zero, which
+    is a match, and 0 elsewhere.
+    """
+    low, high = scores.min(), scores.max()
+    if low == high:
+        return np.full_like(scores, float(high > 0))
+    scaled: FloatArray = (scores - low) / (high - low)
+    return scaled
+
+
+def dbsf(scores: FloatArray) -> FloatArray:
+    """Map mean ± 3 standard deviations to [0, 1], and clip what lies outside.
+
+    Scores that are all equal are treated as in `min_max`.
+
+    Source:
+        Distribution-based score fusion, Mazzeschi 2023, as in Qdrant.
+    """
+    # In float64: a deviation that float32 rounds to zero would divide by zero.
+    wide = scores.astype(np.float64)
+    deviation = wide.std()
+    if wide.min() == wide.max() or deviation == 0:
+        return min_max(scores)
+    mapped = (wide - wide.mean()) / (6 * deviation) + 0.5
+    return np.clip(mapped, 0, 1).astype(np.float32)
+
+
+_NORMALIZATIONS: dict[str | None, Callable[[FloatArray], FloatArray]] = {
+    "min_max": min_max,
+    "dbsf": dbsf,
+    None: lambda scores: scores,
+}
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """A weighted mean of the views' scores, each first brought to one scale.
+
+    The sum is divided by the weights of the views that are present, so that an absent view
+    changes nothing but its own part.
+
+    Attributes:
+        dense: Weight of the dense score, 0 or more.
+        sparse: Weight of the sparse score.
+        multi_vector: Weight of the multi-vector score.
+        normalization: `"min_max"` maps each view's scores over the candidates to [0, 1]; `"dbsf"`
+            does so by mean and deviation; None takes them as they are, which is BGE-M3's own
+            sum, on a scale that does not depend on the other candidates: use it with thresholds.
+
+    Raises:
+        ValueError: If a weight is negative or not finite, all are 0, or the name of the
+            normalization is unknown.
+
+    Source:
+        Weights: the BGE-M3 model card. Normalised sums: Bruch et al. 2023, arXiv:2210.11934.
+    """
+
+    dense: float = 0.4
+    sparse: float = 0.2
+    multi_vector: float = 0.4
+    normalization: Normalization | None = "min_max"
+
+    def __post_init__(self) -> None:
+        _check_weights(_weights(self))
+        if self.normalization not in _NORMALIZATIONS:
+            raise ValueError(
+                f"normalization={self.normalization!r} is unknown; "
+                f"choose one of {', '.join(map(repr, _NORMALIZATIONS))}"
+            )
+
+    def __call__(self, scores: Scores) -> FloatArray:
+        """Fuse the scores of n candidates into one each, shape `(n,)`."""
+        if not len(scores):
+            return np.zeros(0, np.float32)
+        normalize = _NORMALIZATIONS[self.normalization]
+        total = _total_weight(self, scores)
+        fused = np.zeros(len(scores), np.float32)
+        for view, values in scores.present():
+            fused += getattr(self, view) / total * normalize(values)
+        return fused
+
+
+@dataclass(frozen=True)
+class ReciprocalRankFusion:
+    """The weighted sum of 1 / (rank_constant + rank), ranks counting from 1 over the candidates.
+
+    It looks at orders alone, so scales do not matter; nor does how far ahead a document is.
+
+    Attributes:
+        rank_constant: Larger values flatten the lead of the first ranks; above -1.
+        dense: Weight of the dense ranking, 0 or more.
+        sparse: Weight of the sparse ranking.
+        multi_vector: Weight of the multi-vector ranking.
+
+    Raises:
+        ValueError: If a weight is negative or not finite, or all are 0, or the constant is -1 or
+            below.
+
+    Source:
+        Cormack, Clarke and Büttcher 2009, doi:10.1145/1571941.1572114.
+    """
+
+    rank_constant: float = 60
+    dense: float = 1
+    sparse: float = 1
+    multi_vector: float = 1
+
+    def __post_init__(self) -> None:
+        _check_weights(_weights(self))
+        if not self.rank_constant > -1 or not math.isfinite(self.rank_constant):
+            raise ValueError(f"rank_constant must be above -1; got {self.rank_constant}")
+
+    def __call__(self, scores: Scores) -> FloatArray:
+        """Fuse the scores of n candidates into one each, shape `(n,)`."""
+        fused = np.zeros(len(scores), np.float64)
+        if len(scores):
+            _total_weight(self, scores)
+        for view, values in scores.present():
+            fused += getattr(self, view) / (self.rank_constant + ranks(values))
+        return fused.astype(np.float32)
+
+
+def fuse(fusion: Fusion, scores: Scores) -> FloatArray:
+    """Apply a fusion, and hold what it returns against what a fusion may return.
+
+    Raises:
+        ValueError: If the result is not one finite number a candidate.
+    """
+    fused = np.asarray(fusion(scores), np.float32)
+    if fused.shape != (len(scores),) or not np.isfinite(fused).all():
+        raise ValueError(
+            f"the fusion {fusion!r} must return {len(scores)} finite scores, shape "
+            f"({len(scores)},); got shape {fused.shape}. An absent view is None in its argument"
+        )
+    return fused
+
+
+def _weights(fusion: WeightedSum | ReciprocalRankFusion) -> PerView[float]:
+    return PerView(fusion.dense, fusion.sparse, fusion.multi_vector)
+
+
+def _check_weights(weights: PerView[float]) -> None:
+    for view, weight in weights.present():
+        if not math.isfinite(weight) or weight < 0:
+            raise ValueError(f"the weight {view}={weight} must be a finite number, 0 or more")
+    if not any(weight for _, weight in weights.present()):
+        raise ValueError("all weights are 0; give at least one view a weight above 0")
+
+
+def _total_weight(fusion: WeightedSum | ReciprocalRankFusion, scores: Scores) -> float:
+    views = [view for view, _ in scores.present()]
+    total: float = sum(getattr(fusion, view) for view in views)
+    if not total:
+        raise ValueError(
+            f"{fusion} gives no weight to any view that this encoder has: {', '.join(views)}"
+        )
+    return total

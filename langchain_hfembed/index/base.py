@@ -1,0 +1,127 @@
+"""What an index is: it stores views, proposes candidates and scores them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.scoring import Scores
+from langchain_hfembed.vectors import HybridEmbedding, View
+
+
+@dataclass(frozen=True)
+class IndexModel:
+    """Which model an index holds the vectors of.
+
+    Attributes:
+        name: For messages.
+        fingerprint: Differs where the model would give other vectors.
+        views: The views that are stored of each document.
+    """
+
+    name: str
+    fingerprint: str
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True)
+class IndexRecord:
+    """A document in an index.
+
+    Attributes:
+        id: Its id, unique in the index.
+        text: Its text.
+        metadata: JSON: what comes back equals what was stored.
+        embedding: Its views; an empty embedding where they were not asked for.
+    """
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+    embedding: HybridEmbedding
+
+
+class HybridIndex(Protocol):
+    """Stores documents with their views, proposes candidates for a query, and scores them."""
+
+    def bind(self, model: IndexModel) -> None:
+        """Say which model the vectors and queries come from.
+
+        Raises:
+            IndexMismatchError: If the index holds vectors of another model or other views.
+        """
+        ...
+
+    def upsert(self, records: Sequence[IndexRecord]) -> None:
+        """Store documents, replacing those of the same ids, all of them or none.
+
+        The last of several records with one id wins.
+
+        Raises:
+            IndexMismatchError: If a record has other views or dimensions than the index.
+            IndexLockedError: If another writer was busy for too long.
+            InvalidInputError: If metadata is not JSON.
+        """
+        ...
+
+    def delete(self, ids: Sequence[str] | None = None) -> None:
+        """Remove documents by id, all of them for None; ids that are not there do no harm."""
+        ...
+
+    def get(self, ids: Sequence[str], *, with_embeddings: bool = False) -> list[IndexRecord]:
+        """Documents by id, in the order of the ids, without those that are not there."""
+        ...
+
+    def candidates(self, query: HybridEmbedding, fetch_k: int) -> list[str]:
+        """Ids worth scoring: the best `fetch_k` of the dense and of the sparse view, united.
+
+        The multi-vector view proposes only where it is alone. All ids where `fetch_k` is at or
+        above their number. In the order in which the documents were stored.
+        """
+        ...
+
+    def score(self, query: HybridEmbedding, ids: Sequence[str]) -> Scores:
+        """Scores of these documents in every view of the query, shape `(len(ids),)`."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Within it, all calls of this thread see one and the same state of the index."""
+        ...
+
+    def count(self) -> int:
+        """How many documents there are."""
+        ...
+
+    def close(self) -> None:
+        """Release the index; it can be repeated. Any other call then raises."""
+        ...
+
+
+def metadata_json(record: IndexRecord) -> str:
+    """The record's metadata as JSON that reads back as the same.
+
+    Raises:
+        InvalidInputError: If it does not; the message names the document and the key.
+    """
+    try:
+        encoded = json.dumps(record.metadata, allow_nan=False)
+        if json.loads(encoded) == record.metadata:
+            return encoded
+    except (TypeError, ValueError, RecursionError):
+        pass
+    for key, value in record.metadata.items():
+        try:
+            same = json.loads(json.dumps({key: value}, allow_nan=False)) == {key: value}
+        except (TypeError, ValueError, RecursionError):
+            same = False
+        if not same:
+            raise InvalidInputError(
+                f"metadata of document {record.id!r}: {key!r}: {value!r} does not come back the "
+                f"same from JSON. Turn {type(value).__name__} into a string, number, list or dict "
+                "with string keys first"
+            )
+    raise InvalidInputError(f"metadata of document {record.id!r} is not JSON: {record.metadata!r}")

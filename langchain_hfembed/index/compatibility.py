@@ -1,0 +1,72 @@
+"""Whether vectors fit into an index: the same model, the same views, the same dimensions.
+
+An index keeps what its first batch had as text properties, and holds all that comes later
+against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from langchain_hfembed.errors import IndexMismatchError
+from langchain_hfembed.index.base import IndexModel
+from langchain_hfembed.vectors import HybridEmbedding
+
+
+def shape_of(embedding: HybridEmbedding) -> dict[str, str]:
+    """The views of an embedding and their dimensions, as an index keeps them."""
+    shape = {"views": ", ".join(embedding.views)}
+    if embedding.dense is not None:
+        shape["dense_dim"] = str(embedding.dense.shape[0])
+    if embedding.multi_vector is not None:
+        shape["multi_vector_dim"] = str(embedding.multi_vector.shape[1])
+    return shape
+
+
+def require_model(properties: Mapping[str, str], model: IndexModel, path: str) -> None:
+    """Raise IndexMismatchError, naming both, unless the index was made by this model."""
+    if not properties:
+        return
+    stored, views = properties["model_name"], ", ".join(model.views)
+    if properties["fingerprint"] and properties["fingerprint"] != model.fingerprint:
+        others = "other weights or another document_instruction" if stored == model.name else ""
+        raise IndexMismatchError(
+            f"the index {path} was made by the model {stored!r}, this is {model.name!r}"
+            f"{f' with {others}' if others else ''}; their vectors can't be compared. Open it with "
+            "the first, or index the documents again into a new file"
+        )
+    if properties["views"] != views:
+        raise IndexMismatchError(
+            f"the index {path} holds the views {properties['views']}; the model {model.name!r} "
+            f"gives {views}. Index the documents again into a new file"
+        )
+
+
+def require_shape(properties: Mapping[str, str], embedding: HybridEmbedding, path: str) -> None:
+    """Raise IndexMismatchError unless a document has the views and dimensions of the index."""
+    shape = shape_of(embedding)
+    for name in ("views", "dense_dim", "multi_vector_dim"):
+        if properties.get(name) != shape.get(name):
+            raise IndexMismatchError(
+                f"the index {path} has {name} {properties.get(name)}; an embedding with "
+                f"{shape.get(name)} does not fit. Nothing of its batch was stored"
+            )
+
+
+def require_query_shape(properties: Mapping[str, str], query: HybridEmbedding, path: str) -> None:
+    """Raise IndexMismatchError if a query has other views, or dimensions, than the index.
+
+    It may have fewer views.
+    """
+    stored, shape = properties["views"].split(", "), shape_of(query)
+    if unknown := [view for view in query.views if view not in stored]:
+        raise IndexMismatchError(
+            f"the index {path} holds the views {properties['views']}; a query with "
+            f"{', '.join(unknown)} can't be scored"
+        )
+    for name in ("dense_dim", "multi_vector_dim"):
+        if name in shape and shape[name] != properties[name]:
+            raise IndexMismatchError(
+                f"the index {path} has {name} {properties[name]}, the query {shape[name]}: it was "
+                "made by another model"
+            )

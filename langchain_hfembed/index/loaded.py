@@ -1,0 +1,115 @@
+"""What a process holds of an index file in memory, brought up to date by what came since."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.index.matrices import DenseMatrix, Growing, SparseMatrix
+
+
+class LoadedVectors:
+    """Ids, dense and sparse vectors of all documents, in the order of their keys.
+
+    Attributes:
+        dense: None where the index has no dense view.
+        sparse: None where it has no sparse view.
+    """
+
+    def __init__(self) -> None:
+        self.dense: DenseMatrix | None = None
+        self.sparse: SparseMatrix | None = None
+        self._keys = Growing(np.int64)
+        self._ids: list[str] = []
+        self._key_of: dict[str, int] = {}
+        self._last_key = 0
+        self._last_removal: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """Keys of all documents, increasing, shape `(n,)`."""
+        return self._keys.rows
+
+    def ids(self, rows: NDArray[np.intp] | None = None) -> list[str]:
+        """Ids of the documents in these rows, or of all."""
+        return list(self._ids) if rows is None else [self._ids[row] for row in rows]
+
+    def rows(self, ids: Sequence[str]) -> NDArray[np.intp]:
+        """Rows of documents by id.
+
+        Raises:
+            InvalidInputError: If an id is not in the index.
+        """
+        try:
+            keys = [self._key_of[id_] for id_ in ids]
+        except KeyError as error:
+            raise InvalidInputError(f"the index has no document {error.args[0]!r}") from error
+        return np.searchsorted(self.keys, np.array(keys, np.int64))
+
+    def refresh(self, connection: sqlite3.Connection) -> None:
+        """Take over what has been removed and added since the last time."""
+        if self._last_removal is None:
+            (newest,) = connection.execute("SELECT MAX(number) FROM removals").fetchone()
+            self._last_removal = newest or 0
+        removals = connection.execute(
+            "SELECT number, key FROM removals WHERE number > ? ORDER BY number",
+            (self._last_removal,),
+        ).fetchall()
+        if removals:
+            self._last_removal = removals[-1][0]
+            self._remove(np.array([key for _, key in removals], np.int64))
+        added = connection.execute(
+            "SELECT key, id, dense, sparse_indices, sparse_values FROM documents "
+            "JOIN vectors USING (key) WHERE key > ? ORDER BY key",
+            (self._last_key,),
+        ).fetchall()
+        if added:
+            self._append(*zip(*added, strict=True))
+
+    def _remove(self, keys: NDArray[np.int64]) -> None:
+        kept = ~np.isin(self.keys, keys)
+        if kept.all():
+            return
+        for id_ in (self._ids[row] for row in np.flatnonzero(~kept)):
+            del self._key_of[id_]
+        self._ids = [self._ids[row] for row in np.flatnonzero(kept)]
+        for part in (self._keys, self.dense, self.sparse):
+            if part is not None:
+                part.keep(kept)
+
+    def _append(
+        self,
+        keys: tuple[int, ...],
+        ids: tuple[str, ...],
+        dense: tuple[bytes | None, ...],
+        indices: tuple[bytes | None, ...],
+        values: tuple[bytes | None, ...],
+    ) -> None:
+        if dense[0] is not None:
+            vectors = np.frombuffer(_joined(dense), np.float32).reshape(len(keys), -1)
+            if self.dense is None:
+                self.dense = DenseMatrix(vectors.shape[1])
+            self.dense.append(vectors)
+        if indices[0] is not None:
+            if self.sparse is None:
+                self.sparse = SparseMatrix()
+            self.sparse.append(
+                [len(blob or b"") // np.dtype(np.int32).itemsize for blob in indices],
+                np.frombuffer(_joined(indices), np.int32),
+                np.frombuffer(_joined(values), np.float32),
+            )
+        self._keys.append(np.array(keys, np.int64))
+        self._ids.extend(ids)
+        self._key_of.update(zip(ids, keys, strict=True))
+        self._last_key = keys[-1]
+
+
+def _joined(blobs: Sequence[bytes | None]) -> bytes:
+    return b"".join(blob or b"" for blob in blobs)

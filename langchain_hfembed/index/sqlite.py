@@ -1,0 +1,230 @@
+"""The default index: one SQLite file, searched exactly, for one machine."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike, fspath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_hfembed.errors import HybridIndexError
+from langchain_hfembed.index.base import IndexModel, IndexRecord, metadata_json
+from langchain_hfembed.index.compatibility import (
+    require_model,
+    require_query_shape,
+    require_shape,
+    shape_of,
+)
+from langchain_hfembed.index.loaded import LoadedVectors
+from langchain_hfembed.index.sqlite_file import SQLiteFile
+from langchain_hfembed.index.sqlite_rows import (
+    embeddings_of,
+    insert,
+    keys_of,
+    multi_vectors,
+    properties_of,
+    remove,
+)
+from langchain_hfembed.scoring import Scores, mean_maxsim, top_k, unit_embedding
+from langchain_hfembed.vectors import FloatArray, HybridEmbedding
+
+MultiVectorDtype = Literal["float16", "float32"]
+
+
+class SQLiteIndex:
+    """Documents and their views in one file, for one machine and some hundred thousand documents.
+
+    Dense and sparse vectors are also held in memory and searched exactly; multi-vectors stay in
+    the file and are read for candidates. Each `upsert` is one transaction. Several processes may
+    read while one writes; they see each committed batch at their next search. Objects can be
+    shared between threads. Nothing in the file is pickled.
+
+    Args:
+        path: The file, made on first use with its folder, or `":memory:"`.
+        multi_vector_dtype: How token vectors are stored; None for what the file has, float16 in
+            a new one, which halves its size and changes scores by about 1e-4.
+        busy_timeout: Seconds to wait while another process writes.
+
+    Raises:
+        HybridIndexError: If the file is no index, is damaged, or has another
+            `multi_vector_dtype`. It is left untouched.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str] = ":memory:",
+        *,
+        multi_vector_dtype: MultiVectorDtype | None = None,
+        busy_timeout: float = 30.0,
+    ) -> None:
+        self._file = SQLiteFile(fspath(path), busy_timeout)
+        self._model: IndexModel | None = None
+        self._loaded = LoadedVectors()
+        self._new_dtype = multi_vector_dtype or "float16"
+        with self._file.transaction() as connection:
+            stored = properties_of(connection).get("multi_vector_dtype")
+        if multi_vector_dtype is not None and stored not in (None, multi_vector_dtype):
+            self.close()
+            raise HybridIndexError(
+                f"the index {self._file.path} stores multi-vectors as {stored}, not as "
+                f"{multi_vector_dtype}; leave multi_vector_dtype out to use it as it is"
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._file.path!r})"
+
+    def bind(self, model: IndexModel) -> None:
+        """Say which model the vectors and queries come from; see `HybridIndex.bind`."""
+        with self._file.transaction() as connection:
+            require_model(properties_of(connection), model, self._file.path)
+            self._model = model
+
+    def upsert(self, records: Sequence[IndexRecord]) -> None:
+        """Store documents, all of them or none; see `HybridIndex.upsert`."""
+        last_of_each = {record.id: record for record in records}
+        if not last_of_each:
+            return
+        rows = [(record, metadata_json(record)) for record in last_of_each.values()]
+        with self._file.transaction("IMMEDIATE") as connection:
+            properties = self._settle(connection, rows[0][0].embedding)
+            dtype = np.dtype(properties["multi_vector_dtype"])
+            remove(connection, keys_of(connection, list(last_of_each)))
+            for record, metadata in rows:
+                require_shape(properties, record.embedding, self._file.path)
+                insert(connection, record, metadata, dtype)
+
+    def delete(self, ids: Sequence[str] | None = None) -> None:
+        """Remove documents by id, all of them for None; see `HybridIndex.delete`."""
+        with self._file.transaction("IMMEDIATE") as connection:
+            if ids is None:
+                keys = [key for (key,) in connection.execute("SELECT key FROM documents")]
+            else:
+                keys = keys_of(connection, ids)
+            remove(connection, keys)
+
+    def get(self, ids: Sequence[str], *, with_embeddings: bool = False) -> list[IndexRecord]:
+        """Documents by id, in the order of the ids; see `HybridIndex.get`."""
+        with self._file.transaction() as connection:
+            properties = properties_of(connection)
+            found = {
+                id_: (key, text, json.loads(metadata))
+                for key, id_, text, metadata in connection.execute(
+                    "SELECT key, id, text, metadata FROM documents "
+                    "WHERE id IN (SELECT value FROM json_each(?))",
+                    (json.dumps(list(ids)),),
+                )
+            }
+            embeddings = (
+                embeddings_of(connection, [key for key, _, _ in found.values()], properties)
+                if with_embeddings
+                else {}
+            )
+        nothing = HybridEmbedding()
+        return [
+            IndexRecord(id_, text, metadata, embeddings.get(key, nothing))
+            for id_ in ids
+            if id_ in found
+            for key, text, metadata in [found[id_]]
+        ]
+
+    def candidates(self, query: HybridEmbedding, fetch_k: int) -> list[str]:
+        """Ids worth scoring; see `HybridIndex.candidates`."""
+        with self._reading(query) as (connection, loaded):
+            if fetch_k >= len(loaded):
+                return loaded.ids()
+            query = unit_embedding(query)
+            proposed: list[NDArray[np.intp]] = []
+            if query.dense is not None and loaded.dense is not None:
+                proposed.append(top_k(loaded.dense.scores(query.dense), fetch_k))
+            if query.sparse is not None and loaded.sparse is not None:
+                scores = loaded.sparse.scores(query.sparse)
+                best = top_k(scores, fetch_k)
+                proposed.append(best[scores[best] > 0])
+            if query.views == ("multi_vector",):
+                scores = _maxsims(connection, query, loaded.keys, properties_of(connection))
+                proposed.append(top_k(scores, fetch_k))
+            rows = np.unique(np.concatenate(proposed)) if proposed else np.zeros(0, np.intp)
+            return loaded.ids(rows)
+
+    def score(self, query: HybridEmbedding, ids: Sequence[str]) -> Scores:
+        """Scores of these documents; see `HybridIndex.score`.
+
+        Raises:
+            InvalidInputError: If an id is not in the index.
+        """
+        with self._reading(query) as (connection, loaded):
+            rows = loaded.rows(ids)
+            query = unit_embedding(query)
+            dense = sparse = multi_vector = None
+            if query.dense is not None and loaded.dense is not None:
+                dense = loaded.dense.scores(query.dense, rows)
+            if query.sparse is not None and loaded.sparse is not None:
+                sparse = loaded.sparse.scores(query.sparse, rows)
+            if query.multi_vector is not None:
+                properties = properties_of(connection)
+                multi_vector = _maxsims(connection, query, loaded.keys[rows], properties)
+            return Scores(dense, sparse, multi_vector)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Within it, all calls of this thread see one state; see `HybridIndex.snapshot`."""
+        with self._file.transaction():
+            yield
+
+    def count(self) -> int:
+        """How many documents there are."""
+        with self._file.transaction() as connection:
+            (count,) = connection.execute("SELECT COUNT(*) FROM documents").fetchone()
+            return int(count)
+
+    def close(self) -> None:
+        """Close the file, which is then the only one left; it can be repeated."""
+        self._file.close()
+        self._loaded = LoadedVectors()
+
+    @contextmanager
+    def _reading(
+        self, query: HybridEmbedding
+    ) -> Iterator[tuple[sqlite3.Connection, LoadedVectors]]:
+        with self._file.transaction() as connection:
+            properties = properties_of(connection)
+            if properties:
+                if self._model is not None:
+                    require_model(properties, self._model, self._file.path)
+                require_query_shape(properties, query, self._file.path)
+            self._loaded.refresh(connection)
+            yield connection, self._loaded
+
+    def _settle(self, connection: sqlite3.Connection, embedding: HybridEmbedding) -> dict[str, str]:
+        """The properties of the index; the first batch decides them."""
+        properties = properties_of(connection)
+        if properties:
+            if self._model is not None:  # another process may have settled them since bind()
+                require_model(properties, self._model, self._file.path)
+            return properties
+        properties = {
+            **shape_of(embedding),
+            "multi_vector_dtype": self._new_dtype,
+            "model_name": self._model.name if self._model else "",
+            "fingerprint": self._model.fingerprint if self._model else "",
+        }
+        connection.executemany("INSERT INTO properties VALUES (?, ?)", properties.items())
+        return properties
+
+
+def _maxsims(
+    connection: sqlite3.Connection,
+    query: HybridEmbedding,
+    keys: NDArray[np.int64],
+    properties: Mapping[str, str],
+) -> FloatArray:
+    assert query.multi_vector is not None
+    scores = dict.fromkeys(keys.tolist(), 0.0)
+    for key, tokens in multi_vectors(connection, list(scores), properties):
+        scores[key] = mean_maxsim(query.multi_vector, tokens)
+    return np.array([scores[key] for key in keys.tolist()], np.float32)

@@ -1,0 +1,154 @@
+"""How well a document matches a query: one score a view, arrays in and arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_hfembed.vectors import (
+    FloatArray,
+    HybridEmbedding,
+    PerView,
+    SparseVector,
+    View,
+    owned,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores(PerView[FloatArray]):
+    """Scores of n candidates for one query, float32 arrays of shape `(n,)`.
+
+    Attributes:
+        dense: Cosines, in `[-1, 1]`.
+        sparse: Dot products of token weights, 0 or more, on the model's own scale.
+        multi_vector: Means over the query's tokens of their best cosine, in `[-1, 1]`.
+
+    Raises:
+        ValueError: If the arrays are of different lengths.
+    """
+
+    def __post_init__(self) -> None:
+        for view, values in tuple(self.present()):
+            object.__setattr__(self, view, owned(values, np.float32))
+        shapes = {view: values.shape for view, values in self.present()}
+        if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+            raise ValueError(f"scores must be arrays of one shape (n,); got {shapes}")
+
+    def __len__(self) -> int:
+        """How many candidates were scored."""
+        return next((len(values) for _, values in self.present()), 0)
+
+
+def unit_rows(vectors: FloatArray) -> FloatArray:
+    """Scale the last axis to length 1, so that dot products are cosines; zeros stay zeros."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32, copy=False)
+
+
+def top_k(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
+    """Positions of the k highest scores, highest first, ties by position.
+
+    Args:
+        scores: Shape `(n,)`, no NaN.
+        k: How many; all where there are fewer.
+
+    Returns:
+        Positions, shape `(min(k, n),)`.
+    """
+    if k < len(scores):
+        # argpartition alone may keep any of the candidates that tie at the cut.
+        cut = np.partition(scores, -k)[-k]
+        above = np.flatnonzero(scores > cut)
+        kept = np.concatenate([above, np.flatnonzero(scores == cut)[: k - len(above)]])
+        kept.sort()
+    else:
+        kept = np.arange(len(scores))
+    return kept[np.argsort(-scores[kept], kind="stable")]
+
+
+def ranks(scores: NDArray[np.floating]) -> NDArray[np.intp]:
+    """Rank of each score among all of them, from 1 for the highest, ties by position."""
+    result = np.empty(len(scores), np.intp)
+    result[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return result
+
+
+def sparse_dot(query: SparseVector, document: SparseVector) -> float:
+    """Sum, over the tokens that both have, of the product of their weights.
+
+    Source:
+        The lexical matching score of Chen et al. 2024, arXiv:2402.03216.
+    """
+    _, of_query, of_document = np.intersect1d(
+        query.indices, document.indices, assume_unique=True, return_indices=True
+    )
+    return float(query.values[of_query] @ document.values[of_document])
+
+
+def mean_maxsim(query: FloatArray, document: FloatArray) -> float:
+    """Average, over the query's tokens, of each token's best match in the document.
+
+    This is BGE-M3's ColBERT score. ColBERT itself sums; dividing by the number of query tokens
+    keeps the score on the dense score's scale, so that the two can be fused.
+
+    Args:
+        query: L2-normalised token vectors, shape `(query_tokens, dim)`, no padding rows.
+        document: Likewise, shape `(document_tokens, dim)`.
+
+    Returns:
+        A mean cosine, unitless, in `[-1, 1]`.
+
+    Raises:
+        ValueError: If either side has no tokens.
+
+    Source:
+        Chen et al. 2024, arXiv:2402.03216; MaxSim: arXiv:2004.12832.
+    """
+    if not len(query) or not len(document):
+        raise ValueError("MaxSim needs at least one token on either side")
+    return float((query @ document.T).max(axis=1).mean())
+
+
+def unit_embedding(embedding: HybridEmbedding) -> HybridEmbedding:
+    """The same views, with dense and token vectors scaled to length 1."""
+    dense, tokens = embedding.dense, embedding.multi_vector
+    return HybridEmbedding(
+        None if dense is None else unit_rows(dense),
+        embedding.sparse,
+        None if tokens is None else unit_rows(tokens),
+    )
+
+
+_SCORERS: dict[View, Callable[[Any, Any], float]] = {
+    "dense": lambda query, document: float(query @ document),
+    "sparse": sparse_dot,
+    "multi_vector": mean_maxsim,
+}
+
+
+def score(query: HybridEmbedding, documents: Sequence[HybridEmbedding]) -> Scores:
+    """Score documents for a query, in every view that the query and all the documents have.
+
+    Args:
+        query: The query's views.
+        documents: The documents' views.
+
+    Returns:
+        Scores of shape `(len(documents),)`.
+    """
+    query = unit_embedding(query)
+    documents = [unit_embedding(document) for document in documents]
+    shared = [view for view in query.views if all(view in other.views for other in documents)]
+    columns = {
+        view: np.array(
+            [_SCORERS[view](getattr(query, view), getattr(other, view)) for other in documents],
+            np.float32,
+        )
+        for view in shared
+    }
+    return Scores(**columns)

