@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_hfembed.scoring import Scores, ranks
-from langchain_hfembed.vectors import FloatArray, PerView
+from langchain_hfembed.vectors import VIEWS, FloatArray
 
 Fusion = Callable[[Scores], NDArray[np.floating]]
 """Takes the scores of n candidates and returns one score each, shape `(n,)`, higher is better."""
@@ -25,10 +25,11 @@ def min_max(scores: FloatArray) -> FloatArray:
     Scores that are all equal tell nothing apart: they become 1 where they are above zero, which
     is a match, and 0 elsewhere.
     """
-    low, high = scores.min(), scores.max()
+    wide = scores.astype(np.float64)  # the widest range is more than float32 holds
+    low, high = wide.min(), wide.max()
     if low == high:
         return np.full_like(scores, float(high > 0))
-    scaled: FloatArray = (scores - low) / (high - low)
+    scaled: FloatArray = ((wide - low) / (high - low)).astype(np.float32)
     return scaled
 
 
@@ -46,7 +47,8 @@ def dbsf(scores: FloatArray) -> FloatArray:
     if wide.min() == wide.max() or deviation == 0:
         return min_max(scores)
     mapped = (wide - wide.mean()) / (6 * deviation) + 0.5
-    return np.clip(mapped, 0, 1).astype(np.float32)
+    clipped: FloatArray = np.clip(mapped, 0, 1).astype(np.float32)
+    return clipped
 
 
 _NORMALIZATIONS: dict[str | None, Callable[[FloatArray], FloatArray]] = {
@@ -85,7 +87,7 @@ class WeightedSum:
     normalization: Normalization | None = "min_max"
 
     def __post_init__(self) -> None:
-        _check_weights(_weights(self))
+        _check_weights(self)
         if self.normalization not in _NORMALIZATIONS:
             raise ValueError(
                 f"normalization={self.normalization!r} is unknown; "
@@ -130,7 +132,7 @@ class ReciprocalRankFusion:
     multi_vector: float = 1
 
     def __post_init__(self) -> None:
-        _check_weights(_weights(self))
+        _check_weights(self)
         if not self.rank_constant > -1 or not math.isfinite(self.rank_constant):
             raise ValueError(f"rank_constant must be above -1; got {self.rank_constant}")
 
@@ -159,16 +161,16 @@ def fuse(fusion: Fusion, scores: Scores) -> FloatArray:
     return fused
 
 
-def _weights(fusion: WeightedSum | ReciprocalRankFusion) -> PerView[float]:
-    return PerView(fusion.dense, fusion.sparse, fusion.multi_vector)
-
-
-def _check_weights(weights: PerView[float]) -> None:
-    for view, weight in weights.present():
+def _check_weights(fusion: WeightedSum | ReciprocalRankFusion) -> None:
+    weights = {view: getattr(fusion, view) for view in VIEWS}
+    for view, weight in weights.items():
         if not math.isfinite(weight) or weight < 0:
             raise ValueError(f"the weight {view}={weight} must be a finite number, 0 or more")
-    if not any(weight for _, weight in weights.present()):
+    total = sum(weights.values())
+    if not total:
         raise ValueError("all weights are 0; give at least one view a weight above 0")
+    if math.isinf(total):
+        raise ValueError(f"the weights add up to infinity: {weights}; take smaller ones")
 
 
 def _total_weight(fusion: WeightedSum | ReciprocalRankFusion, scores: Scores) -> float:

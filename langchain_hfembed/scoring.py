@@ -46,8 +46,9 @@ class Scores(PerView[FloatArray]):
 
 def unit_rows(vectors: FloatArray) -> FloatArray:
     """Scale the last axis to length 1, so that dot products are cosines; zeros stay zeros."""
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32, copy=False)
+    wide = vectors.astype(np.float64)  # float32 loses squares of numbers above 1e19, below 1e-19
+    norms = np.linalg.norm(wide, axis=-1, keepdims=True)
+    return (wide / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 def top_k(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
@@ -55,11 +56,13 @@ def top_k(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
 
     Args:
         scores: Shape `(n,)`, no NaN.
-        k: How many; all where there are fewer.
+        k: How many; all where there are fewer, none for 0 and below.
 
     Returns:
         Positions, shape `(min(k, n),)`.
     """
+    if k <= 0:
+        return np.empty(0, np.intp)
     if k < len(scores):
         # argpartition alone may keep any of the candidates that tie at the cut.
         cut = np.partition(scores, -k)[-k]

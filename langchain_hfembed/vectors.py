@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 View = Literal["dense", "sparse", "multi_vector"]
 VIEWS: tuple[View, ...] = ("dense", "sparse", "multi_vector")
 
+_MAX_INDEX = np.iinfo(np.int32).max
+
 T = TypeVar("T")
 FloatArray = NDArray[np.float32]
 
@@ -59,16 +61,21 @@ class SparseVector:
     values: FloatArray
 
     def __post_init__(self) -> None:
-        indices, values = owned(self.indices, np.int32), owned(self.values, np.float32)
+        given = np.asarray(self.indices)
+        # Before the cast to int32, which would cut 1.5 down to 1 and turn 2**32 into 0.
+        if given.size and (
+            given.dtype.kind not in "iu" or given.min() < 0 or given.max() > _MAX_INDEX
+        ):
+            raise ValueError("indices must be whole numbers from 0 to 2**31 - 1")
+        indices, values = owned(given, np.int32), owned(self.values, np.float32)
         if indices.ndim != 1 or indices.shape != values.shape:
             raise ValueError(
                 "a sparse vector takes one value an index, both of shape (nnz,); "
                 f"got indices {indices.shape} and values {values.shape}"
             )
-        if indices.size and (indices[0] < 0 or (np.diff(indices) <= 0).any()):
+        if (np.diff(indices) <= 0).any():
             raise ValueError(
-                "indices must be strictly increasing and not negative; "
-                "SparseVector.from_dict() sorts them for you"
+                "indices must be strictly increasing; SparseVector.from_dict() sorts them for you"
             )
         if not (np.isfinite(values) & (values > 0)).all():
             raise ValueError("values must be finite and above zero; leave out the others")
@@ -80,14 +87,14 @@ class SparseVector:
         """Build one from token weights by id, such as FlagEmbedding's `lexical_weights`.
 
         Args:
-            weights: Weights by token id. Ids may be strings of digits. Weights of zero or below
-                are left out.
+            weights: Weights by token id. Ids may be strings of digits. Weights of zero or below,
+                and those too small for float32, are left out.
         """
-        kept = sorted((int(token), float(w)) for token, w in weights.items() if w > 0)
-        return cls(
-            np.array([token for token, _ in kept], np.int32),
-            np.array([weight for _, weight in kept], np.float32),
-        )
+        pairs = sorted((int(token), float(weight)) for token, weight in weights.items())
+        indices: NDArray[Any] = np.array([token for token, _ in pairs], np.int64)
+        values = np.array([weight for _, weight in pairs], np.float32)
+        kept = ~(values <= 0)  # not `values > 0`: NaN must come to light
+        return cls(indices[kept], values[kept])
 
     def to_dict(self) -> dict[int, float]:
         """The weights by token id, in plain Python numbers."""
@@ -109,6 +116,7 @@ class HybridEmbedding:
 
     Raises:
         ValueError: If an array has another shape, or holds NaN or infinity.
+        TypeError: If `sparse` is no SparseVector.
     """
 
     dense: FloatArray | None = None
@@ -126,6 +134,11 @@ class HybridEmbedding:
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} holds NaN or infinity; check the model and its dtype")
             object.__setattr__(self, name, array)
+        if not isinstance(self.sparse, (SparseVector, type(None))):
+            raise TypeError(
+                f"sparse must be a SparseVector, got {type(self.sparse).__name__}; "
+                "SparseVector.from_dict() makes one"
+            )
 
     @property
     def views(self) -> tuple[View, ...]:

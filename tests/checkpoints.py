@@ -26,7 +26,8 @@ and as one vector a token. Dense vectors find meaning, sparse weights find exact
 interaction compares the query's tokens with the document's tokens, one by one.
 The capital of Korea is Seoul. Where does the river flow? It flows through the city to the sea.
 Cats sleep in the sun; dogs run in the park; children eat apples, bread and rice.
-대한민국의 수도는 서울이다. 한강은 서울을 지나 바다로 흐른다. 고양이는 햇볕에서 잠을 자고 개는 공원에서 뛴다.
+대한민국의 수도는 서울이다. 한강은 서울을 지나 바다로 흐른다.
+고양이는 햇볕에서 잠을 자고 개는 공원에서 뛴다.
 검색은 뜻이 가까운 문서와 같은 낱말이 있는 문서를 함께 찾는다. 아이들은 사과와 빵과 밥을 먹는다.
 😀 🎉 🚀 ❤️ 👍🏽 👩‍💻 🇰🇷
 """

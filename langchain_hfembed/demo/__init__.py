@@ -1,7 +1,4 @@
-"""The demo model: a small multilingual encoder in BGE-M3's format that works offline.
-
-`demo_model_folder()` returns its folder, for `BGEM3Embeddings` or FlagEmbedding to load.
-"""
+"""The demo: a small multilingual model in BGE-M3's format that works offline, and a corpus."""
 
 from __future__ import annotations
 
@@ -10,5 +7,6 @@ from langchain_hfembed.demo.model import (
     QUERY_INSTRUCTION,
     demo_model_folder,
 )
+from langchain_hfembed.demo.search import demo_embeddings
 
-__all__ = ["DOCUMENT_INSTRUCTION", "QUERY_INSTRUCTION", "demo_model_folder"]
+__all__ = ["DOCUMENT_INSTRUCTION", "QUERY_INSTRUCTION", "demo_embeddings", "demo_model_folder"]

@@ -278,7 +278,12 @@ def _bert_tensors(encoder: EncoderFile) -> dict[str, npt.NDArray[np.float16]]:
     add("embeddings.token_type_embeddings.weight", "emb.type", shape.types, hidden)
     add("embeddings.LayerNorm.weight", "emb.ln.w", hidden)
     add("embeddings.LayerNorm.bias", "emb.ln.b", hidden)
-    weight_sizes = {"aln": (hidden,), "oln": (hidden,), "fi": (inner, hidden), "fo": (hidden, inner)}
+    weight_sizes = {
+        "aln": (hidden,),
+        "oln": (hidden,),
+        "fi": (inner, hidden),
+        "fo": (hidden, inner),
+    }
     for layer in range(shape.layers):
         for short, long in _LINEAR_NAMES.items():
             size = weight_sizes.get(short, (hidden, hidden))
@@ -316,7 +321,12 @@ def _tokenizer(encoder: EncoderFile) -> dict[str, Any]:
             "type": "Sequence",
             "pretokenizers": [
                 {"type": "WhitespaceSplit"},
-                {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+                {
+                    "type": "Metaspace",
+                    "replacement": "▁",
+                    "prepend_scheme": "always",
+                    "split": True,
+                },
             ],
         },
         "post_processor": {

@@ -121,16 +121,19 @@ def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     Raises:
         InvalidInputError: See `check_texts`; positions count from the start of the stream.
     """
-    if isinstance(texts, (str, bytes)):
-        check_texts(texts)
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        check_texts(texts)  # which says what is wrong
     chunk: list[str] = []
     characters = 0
     for position, text in enumerate(texts):
         check_text(text, position)
-        if chunk and (len(chunk) == _READ_AHEAD or characters + len(text) > _READ_AHEAD_CHARACTERS):
+        if chunk and characters + len(text) > _READ_AHEAD_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
         chunk.append(text)
         characters += len(text)
+        if len(chunk) == _READ_AHEAD:
+            yield chunk
+            chunk, characters = [], 0
     if chunk:
         yield chunk

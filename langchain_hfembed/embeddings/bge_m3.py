@@ -173,8 +173,13 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         Raises:
             InvalidInputError: If a text can't be encoded, once it is reached.
         """
+        wanted = VIEWS if views is None else check_views(views)
+        first = 0
         for chunk in chunks(texts):
-            yield from self._encode(chunk, self.document_instruction, self.max_length, views)
+            yield from self._encode(
+                chunk, self.document_instruction, self.max_length, wanted, first
+            )
+            first += len(chunk)
 
     def score(self, query: str, documents: Sequence[str]) -> scoring.Scores:
         """Score documents for a query, like FlagEmbedding's `compute_score` a pair at a time.
@@ -234,8 +239,14 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         )
 
     def _encode(
-        self, texts: list[str], instruction: str, maximum: int, views: Iterable[View] | None
+        self,
+        texts: list[str],
+        instruction: str,
+        maximum: int,
+        views: Iterable[View] | None,
+        first: int = 0,
     ) -> list[HybridEmbedding]:
+        """Encode texts, of which errors say that they are number `first` and on."""
         wanted = VIEWS if views is None else check_views(views)
         if not texts:
             return []
@@ -244,7 +255,9 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         results: dict[int, HybridEmbedding] = {}
         with tqdm(total=len(texts), unit="text", disable=not self.show_progress) as bar:
             for batch in _batches([len(ids) for ids in token_ids], self.batch_size):
-                for done, outputs in _forward(engine, token_ids, batch, wanted, results):
+                for done, outputs in _forward(
+                    engine, token_ids, batch, wanted, results, first=first
+                ):
                     for position, output in zip(done, outputs, strict=True):
                         results[position] = _embedding(output, token_ids[position], engine)
                     bar.update(len(done))
@@ -290,6 +303,8 @@ def _forward(
     batch: list[int],
     views: tuple[View, ...],
     finished: dict[int, HybridEmbedding],
+    *,
+    first: int,
 ) -> Iterator[tuple[list[int], list[TextOutput]]]:
     """Run a batch; where memory does not suffice, its halves."""
     from langchain_hfembed.embeddings.torch_engine import is_out_of_memory
@@ -301,12 +316,12 @@ def _forward(
             raise
         if len(batch) == 1:
             raise EmbeddingError(
-                f"text {batch[0]} ({len(token_ids[batch[0]])} tokens) does not fit into the memory "
-                f'of {engine.device}. Lower max_length, take dtype="float16" on a GPU, or '
-                'device="cpu"',
-                indices=batch,
+                f"text {first + batch[0]} ({len(token_ids[batch[0]])} tokens) does not fit into "
+                f"the memory of {engine.device}. Lower max_length, take "
+                'dtype="float16" on a GPU, or device="cpu"',
+                indices=[first + batch[0]],
                 completed={
-                    position: _dense(embedding)
+                    first + position: _dense(embedding)
                     for position, embedding in finished.items()
                     if embedding.dense is not None
                 },
@@ -318,7 +333,7 @@ def _forward(
     engine.release_memory()
     half = len(batch) // 2
     for part in (batch[:half], batch[half:]):
-        yield from _forward(engine, token_ids, part, views, finished)
+        yield from _forward(engine, token_ids, part, views, finished, first=first)
 
 
 def _embedding(output: TextOutput, ids: list[int], engine: TorchEngine) -> HybridEmbedding:

@@ -148,13 +148,14 @@ def _stated_pooling(folder: Path) -> Pooling:
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():
         return "cls"
-    stated = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        stated = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} is not a JSON object: {error}") from error
     # Sentence Transformers wrote a flag a mode, and from 5.4 on the name of the mode.
-    mode = stated.get("pooling_mode") or next(
-        (key for key, value in stated.items() if key.startswith("pooling_mode_") and value is True),
-        "cls",
-    )
-    name = str(mode).removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+    flags = [key for key, on in stated.items() if key.startswith("pooling_mode_") and on is True]
+    mode = str(stated.get("pooling_mode") or "+".join(flags) or "cls")
+    name = mode.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
     if name not in get_args(Pooling):
         raise CheckpointError(
             f"{file} asks for pooling {mode!r}; BGE-M3's format has cls and mean. Pass "

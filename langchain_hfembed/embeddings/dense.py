@@ -66,6 +66,8 @@ class DenseEncoder:
         """Embed documents; see `HybridEncoder`."""
         _only_dense(views)
         checked = check_texts(texts)
+        if not checked:
+            return []  # some embeddings send a request for nothing, or raise
         vectors = self.embeddings.embed_documents(checked)
         if len(vectors) != len(checked):
             raise InvalidResponseError(

@@ -21,6 +21,8 @@ from langchain_hfembed.errors import CheckpointError, EmbeddingError
 from langchain_hfembed.vectors import FloatArray, View
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 logger = logging.getLogger(__name__)
@@ -139,7 +141,8 @@ class TorchEngine:
         if self.pooling == "cls":
             pooled = hidden[:, 0]
         else:
-            mask = is_token.unsqueeze(-1)
+            # float32, as FlagEmbedding has it: the sum over 8,192 tokens can exceed float16.
+            mask = is_token.unsqueeze(-1).float()
             pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
         return _to_numpy(self._scaled(pooled))
 
@@ -199,35 +202,51 @@ def _check_heads(checkpoint: Checkpoint) -> int:
     from transformers import AutoConfig
 
     hidden_size = AutoConfig.from_pretrained(checkpoint.folder).hidden_size
-    shapes = {}
+    colbert_dim = 0
     for name, rows in ((SPARSE_HEAD, 1), (COLBERT_HEAD, None)):
-        weight = _read_head(checkpoint, name)
-        if weight.ndim != 2 or weight.shape[1] != hidden_size or rows not in (None, len(weight)):
+        weight, bias = _read_head(checkpoint.folder / name)
+        dim = rows or next(iter(weight), 0)
+        if not dim or weight != (dim, hidden_size) or bias != (dim,):
+            needed = rows or "colbert_dim"
             raise CheckpointError(
-                f"{checkpoint.folder / name} has a weight of shape {tuple(weight.shape)}; the "
-                f"model needs ({rows or 'colbert_dim'}, {hidden_size}). It belongs to another "
-                "model: copy the file that came with this one"
+                f"{checkpoint.folder / name} has a weight of shape {weight} and a bias of shape "
+                f"{bias}; the model needs ({needed}, {hidden_size}) and ({needed},). It belongs to "
+                "another model: copy the file that came with this one"
             )
-        shapes[name] = len(weight)
-    return shapes[COLBERT_HEAD]
+        colbert_dim = dim
+    return colbert_dim
 
 
-def _read_head(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+def _read_head(file: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of a head's weight and bias."""
     import pickle
 
     import torch
 
-    file = checkpoint.folder / name
+    message = f"{file} is not a head of BGE-M3 (a state_dict with weight and bias)"
     try:
         # weights_only: a head out of an unknown folder must not be able to run code.
         state = torch.load(file, map_location="cpu", weights_only=True)
-        weight, _ = state["weight"], state["bias"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+    # What a damaged file raises depends on the byte: an opcode, a length, an encoding.
+    except (
+        pickle.UnpicklingError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise CheckpointError(f"{message}: {error}") from error
+    parts = state if isinstance(state, dict) else {}
+    shapes = {name: tuple(part.shape) for name, part in parts.items() if torch.is_tensor(part)}
+    if set(parts) != {"weight", "bias"} or len(shapes) != 2:
         raise CheckpointError(
-            f"{file} is not a head of BGE-M3 (a state_dict with weight and bias): {error}"
-        ) from error
-    assert isinstance(weight, torch.Tensor)
-    return weight
+            f"{message}; it holds {type(state).__name__} {sorted(map(str, parts))}"
+        )
+    return shapes["weight"], shapes["bias"]
 
 
 def _max_positions(encoder: Any) -> int:

@@ -1,0 +1,75 @@
+# Everything runs in .venv, which is made when it is missing, and brought up to date when
+# pyproject.toml or constraints.txt has changed.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# Two sets of packages: who only runs the demo need not wait for mkdocs and mypy.
+DEMO := .venv/.demo
+DEV := .venv/.dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs bench constraints clean
+.NOTPARALLEL:
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@echo 'PYTHON=... picks the Python; ARGS="..." is passed on to demo, test and bench.'
+
+demo: $(DEMO)  ## search a small corpus in English and Korean, offline
+	@$(BIN)/hfembed demo $(ARGS)
+
+test: $(DEV)  ## run all tests, offline; ARGS="-k name" for some
+	@HF_HUB_OFFLINE=1 $(BIN)/pytest $(ARGS)
+
+lint: $(DEV)  ## check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(wildcard langchain_hfembed scripts benchmarks)
+	$(BIN)/lint-imports
+
+format: $(DEV)  ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(DEV)  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(DEV)  ## measure retrieval quality; options in ARGS
+	$(BIN)/python benchmarks/quality.py $(ARGS)
+
+constraints:  ## renew constraints.txt: the newest versions that pyproject.toml allows
+	@echo "Installing everything into build/constraints, about ten minutes..."
+	@rm -rf build/constraints
+	@$(PYTHON) -m venv build/constraints
+	@grep '^torch==' constraints.txt > build/constraints/torch.txt
+	@build/constraints/bin/pip install --quiet --disable-pip-version-check \
+		-c build/constraints/torch.txt ".[dev]"
+	@{ grep '^#' constraints.txt; \
+		build/constraints/bin/pip freeze --exclude langchain-hfembed | sed 's/+cpu$$//'; \
+	} > build/constraints/new.txt
+	@mv build/constraints/new.txt constraints.txt
+	@rm -rf build/constraints
+
+clean:  ## remove .venv and everything else that is built
+	rm -rf .venv build dist site .coverage .hypothesis .import_linter_cache .mypy_cache \
+		.pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+		"The pinned packages need Python 3.11 or newer, and $(PYTHON) is not: try" \
+		"'make PYTHON=python3.11'. (Installed with pip alone, the package runs on 3.10 too.)"; \
+		exit 1; }
+	@$(PYTHON) -m venv .venv
+
+$(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the demo's packages, PyTorch among them, into .venv: some minutes..."
+	@$(PIP_INSTALL) -e ".[demo]"
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the development packages, PyTorch among them, into .venv: some minutes..."
+	@$(PIP_INSTALL) -e ".[dev]"
+	@touch $(DEMO) $@

@@ -1,0 +1,124 @@
+"""How well each view and their fusion retrieve, on test collections in BEIR's form.
+
+    python benchmarks/quality.py path/to/tydiqa-ko path/to/scifact
+
+Each view ranks the whole corpus; the fusion is the store's default search. The index of a
+collection is kept (`--cache`), so that a second run only searches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import ir_measures
+from ir_measures import RR, R, nDCG
+from tqdm.auto import tqdm
+
+from benchmarks.beir import Collection, read_collection
+from langchain_hfembed import BGEM3Embeddings, HybridVectorStore
+from langchain_hfembed.demo.search import demo_embeddings
+from langchain_hfembed.vectors import VIEWS
+
+MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
+_BATCH = 256
+
+
+def main() -> None:
+    """Print a table a collection."""
+    arguments = _arguments()
+    embeddings = (
+        demo_embeddings()
+        if arguments.model is None
+        else BGEM3Embeddings(
+            model_name=arguments.model,
+            query_instruction=arguments.query_instruction,
+            document_instruction=arguments.document_instruction,
+        )
+    )
+    print(
+        f"{embeddings.model_name}, torch {version('torch')}, {platform.machine()}, "
+        f"Python {platform.python_version()}\n"
+    )
+    for folder in arguments.collections:
+        collection = read_collection(folder)
+        store = indexed(collection, embeddings, arguments.cache)
+        results = measure(collection, store)
+        store.close()
+        if arguments.json:
+            print(json.dumps({"collection": collection.name, "results": results}))
+        else:
+            _print_table(collection, results)
+
+
+def indexed(collection: Collection, embeddings: BGEM3Embeddings, cache: Path) -> HybridVectorStore:
+    """A store with the whole collection, continued where an earlier run stopped."""
+    key = hashlib.sha256(f"{embeddings.fingerprint} {collection.name}".encode()).hexdigest()[:12]
+    store = HybridVectorStore(embeddings, path=cache / f"{collection.name}-{key}.db")
+    ids = [str(document.id) for document in collection.documents]
+    stored = {record.id for record in store.index.get(ids)}
+    missing = [document for document in collection.documents if document.id not in stored]
+    started = time.perf_counter()
+    with tqdm(total=len(missing), desc=f"indexing {collection.name}", disable=not missing) as bar:
+        for start in range(0, len(missing), _BATCH):
+            bar.update(len(store.add_documents(missing[start : start + _BATCH])))
+    if missing:
+        print(f"indexed {len(missing)} documents in {time.perf_counter() - started:.0f} s")
+    return store
+
+
+def measure(collection: Collection, store: HybridVectorStore) -> dict[str, dict[str, float]]:
+    """Measures, in percent, by view and for the fusion."""
+    everything = store.index.count()
+    runs: dict[str, dict[str, dict[str, float]]] = {name: {} for name in (*VIEWS, "fusion")}
+    for query_id, query in tqdm(collection.queries.items(), desc=f"searching {collection.name}"):
+        hits = store.search(query, k=everything, fetch_k=everything)
+        for view in VIEWS:
+            runs[view][query_id] = {
+                str(hit.document.id): getattr(hit.scores, view) for hit in hits
+            }
+        runs["fusion"][query_id] = {
+            str(hit.document.id): hit.score for hit in store.search(query, k=100)
+        }
+    return {
+        name: {
+            str(measure): round(100 * value, 1)
+            for measure, value in ir_measures.calc_aggregate(
+                MEASURES, collection.qrels, run
+            ).items()
+        }
+        for name, run in runs.items()
+    }
+
+
+def _print_table(collection: Collection, results: dict[str, dict[str, float]]) -> None:
+    print(
+        f"{collection.name}: {len(collection.documents)} documents, "
+        f"{len(collection.queries)} queries\n"
+    )
+    names = [str(measure) for measure in MEASURES]
+    print(f"| | {' | '.join(names)} |")
+    print(f"|---|{'---:|' * len(names)}")
+    for run, values in results.items():
+        print(f"| {run.replace('_', '-')} | {' | '.join(f'{values[n]:.1f}' for n in names)} |")
+    print()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("collections", nargs="+", type=Path, help="folders in BEIR's form")
+    parser.add_argument("--model", help="a model id or folder; the demo model if absent")
+    parser.add_argument("--query-instruction", default="")
+    parser.add_argument("--document-instruction", default="")
+    parser.add_argument("--cache", type=Path, default=Path(".benchmarks"), help="for the indexes")
+    parser.add_argument("--json", action="store_true", help="a line of JSON a collection")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

