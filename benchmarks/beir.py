@@ -52,6 +52,6 @@ def read_collection(folder: Path) -> Collection:
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, str]]:
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open()
-    with opened as lines:
+    opener = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)

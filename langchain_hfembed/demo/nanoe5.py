@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -214,9 +215,7 @@ def _read(cursor: _Cursor) -> EncoderFile:
     offsets = cursor.array("<u4", count + 1).tolist()
     scores = cursor.array("<f4", count).astype(np.float32)
     text = bytes(cursor.skip(total))
-    pieces = tuple(
-        text[start:stop].decode() for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
-    )
+    pieces = tuple(text[start:stop].decode() for start, stop in pairwise(offsets))
     characters = _read_character_map(cursor)
     return EncoderFile(
         shape, pieces, scores, bos, eos, pad, unk, characters, _read_directory(cursor)

@@ -281,7 +281,8 @@ class BGEM3Embeddings(BaseModel, Embeddings):
 
 def _dense(embedding: HybridEmbedding) -> list[float]:
     assert embedding.dense is not None
-    return [float(value) for value in embedding.dense]
+    vector: list[float] = embedding.dense.tolist()
+    return vector
 
 
 def _batches(lengths: list[int], batch_size: int) -> Iterator[list[int]]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.matrices import DenseMatrix, Growing, SparseMatrix
 
+_ROWS_AT_ONCE = 4096  # so that opening needs little memory beyond what it keeps
+
 
 class LoadedVectors:
     """Ids, dense and sparse vectors of all documents, in the order of their keys.
@@ -69,9 +71,9 @@ class LoadedVectors:
             "SELECT key, id, dense, sparse_indices, sparse_values FROM documents "
             "JOIN vectors USING (key) WHERE key > ? ORDER BY key",
             (self._last_key,),
-        ).fetchall()
-        if added:
-            self._append(*zip(*added, strict=True))
+        )
+        while rows := added.fetchmany(_ROWS_AT_ONCE):
+            self._append(*zip(*rows, strict=True))
 
     def _remove(self, keys: NDArray[np.int64]) -> None:
         kept = ~np.isin(self.keys, keys)

