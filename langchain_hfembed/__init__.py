@@ -27,12 +27,13 @@ if TYPE_CHECKING:
         RateLimitError,
     )
     from langchain_hfembed.fusion import Fusion, ReciprocalRankFusion, WeightedSum
+    from langchain_hfembed.hits import Hit
     from langchain_hfembed.index.base import HybridIndex, IndexRecord
     from langchain_hfembed.index.sqlite import SQLiteIndex
     from langchain_hfembed.retriever import HybridRetriever
     from langchain_hfembed.scoring import Scores, mean_maxsim, score, sparse_dot
     from langchain_hfembed.vectors import HybridEmbedding, PerView, SparseVector, View
-    from langchain_hfembed.vectorstore import Hit, HybridVectorStore
+    from langchain_hfembed.vectorstore import HybridVectorStore
 
 _HOMES = {
     "embeddings.base": ("HybridEncoder",),
@@ -52,12 +53,13 @@ _HOMES = {
         "RateLimitError",
     ),
     "fusion": ("Fusion", "ReciprocalRankFusion", "WeightedSum"),
+    "hits": ("Hit",),
     "index.base": ("HybridIndex", "IndexRecord"),
     "index.sqlite": ("SQLiteIndex",),
     "retriever": ("HybridRetriever",),
     "scoring": ("Scores", "mean_maxsim", "score", "sparse_dot"),
     "vectors": ("HybridEmbedding", "PerView", "SparseVector", "View"),
-    "vectorstore": ("Hit", "HybridVectorStore"),
+    "vectorstore": ("HybridVectorStore",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

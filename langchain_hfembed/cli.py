@@ -20,7 +20,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from langchain_hfembed.demo.search import DemoQuery
-    from langchain_hfembed.vectorstore import Hit
+    from langchain_hfembed.hits import Hit
 
 app = typer.Typer(
     help="Hugging Face embeddings and hybrid retrieval for LangChain.",

@@ -13,8 +13,9 @@ from pydantic import ConfigDict, Field
 
 from langchain_hfembed.embeddings.base import HybridEncoder
 from langchain_hfembed.fusion import Fusion
+from langchain_hfembed.hits import Hit
 from langchain_hfembed.index.base import HybridIndex
-from langchain_hfembed.vectorstore import Hit, HybridVectorStore
+from langchain_hfembed.vectorstore import HybridVectorStore
 
 
 class HybridRetriever(BaseRetriever):

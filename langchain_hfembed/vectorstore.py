@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from typing import Any
@@ -19,31 +18,14 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from langchain_hfembed.embeddings.base import HybridEncoder, check_text, check_texts
 from langchain_hfembed.embeddings.dense import as_encoder
 from langchain_hfembed.errors import InvalidInputError
-from langchain_hfembed.fusion import Fusion, WeightedSum, fuse
+from langchain_hfembed.fusion import Fusion, WeightedSum
+from langchain_hfembed.hits import Hit, document_of, find
 from langchain_hfembed.index.base import HybridIndex, IndexModel, IndexRecord, metadata_json
 from langchain_hfembed.index.sqlite import SQLiteIndex
-from langchain_hfembed.scoring import ranks, top_k
-from langchain_hfembed.vectors import HybridEmbedding, PerView
+from langchain_hfembed.vectors import HybridEmbedding
 
 _BATCH = 128  # documents a transaction
 _COSINE = WeightedSum(dense=1, sparse=0, multi_vector=0, normalization=None)
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A document that was found, and why it ranks where it does.
-
-    Attributes:
-        document: The document, with its id.
-        score: The fused score, on the fusion's scale, higher is better.
-        scores: Its score in each view; None for a view that is absent.
-        ranks: Its rank among the candidates in each view, from 1.
-    """
-
-    document: Document
-    score: float
-    scores: PerView[float]
-    ranks: PerView[int]
 
 
 class HybridVectorStore(VectorStore):
@@ -158,7 +140,7 @@ class HybridVectorStore(VectorStore):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Documents by id, in the order of the ids, without those that are not there."""
-        return [_document(record) for record in self.index.get(ids)]
+        return [document_of(record) for record in self.index.get(ids)]
 
     # Searching
 
@@ -299,23 +281,13 @@ class HybridVectorStore(VectorStore):
         fusion: Fusion | None = None,
     ) -> list[Hit]:
         self._bind()
-        fetch_k = max(k, self.fetch_k if fetch_k is None else fetch_k)
-        with self.index.snapshot():
-            ids = self.index.candidates(query, fetch_k)
-            scores = self.index.score(query, ids)
-            fused = fuse(self.fusion if fusion is None else fusion, scores)
-            best = top_k(fused, k)
-            records = self.index.get([ids[position] for position in best])
-        ranked = {view: ranks(values) for view, values in scores.present()}
-        return [
-            Hit(
-                _document(record),
-                float(fused[position]),
-                PerView(**{view: float(values[position]) for view, values in scores.present()}),
-                PerView(**{view: int(values[position]) for view, values in ranked.items()}),
-            )
-            for position, record in zip(best, records, strict=True)
-        ]
+        return find(
+            self.index,
+            query,
+            k=k,
+            fetch_k=max(k, self.fetch_k if fetch_k is None else fetch_k),
+            fusion=self.fusion if fusion is None else fusion,
+        )
 
     def _diverse(
         self, query: HybridEmbedding, hits: list[Hit], k: int, lambda_mult: float
@@ -350,10 +322,6 @@ def _records(
         metadata_json(record)
         records.append(record)
     return records
-
-
-def _document(record: IndexRecord) -> Document:
-    return Document(id=record.id, page_content=record.text, metadata=record.metadata)
 
 
 def _dense_only(embedding: list[float]) -> HybridEmbedding:

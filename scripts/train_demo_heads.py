@@ -8,8 +8,8 @@ The encoder stays as it is. Its hidden states are computed once a text and cache
   the dot product.
 
 Text: the LibreOffice help in Korean and English (MPL-2.0), fetched with `apt-get download`, and,
-with `--beir DIR ...`, the *training* split of BEIR folders. Documents that a folder judges for a test query are not read, nor are their
-queries. Run it on a Debian system, in about 30 minutes on two cores:
+with `--beir DIR ...`, the *training* split of BEIR folders. Documents that a folder judges for a
+test query are not read, nor are their queries. Run it on a Debian system:
 
     python scripts/train_demo_heads.py --work-folder /tmp/demo-heads --beir tydiqa-ko scifact
 """
@@ -260,8 +260,9 @@ class States:
 
     def dense(self) -> Floats:
         """Mean-pooled, L2-normalised vectors, shape `(texts, hidden)`."""
-        sums = np.add.reduceat(self.hidden.astype(np.float32), self.offsets[:-1])
-        return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+        sums: Floats = np.add.reduceat(self.hidden.astype(np.float32), self.offsets[:-1])
+        sums /= np.linalg.norm(sums, axis=1, keepdims=True)
+        return sums
 
 
 class Encoder:
@@ -478,7 +479,7 @@ def tune(
             scores.masked_fill(others, -torch.inf), torch.arange(len(queries))
         )
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
         average += (loss.item() - average) / min(step + 1, 50)
@@ -499,13 +500,13 @@ def batch_maxsim(heads: Heads, task: Task, queries: Integers, documents: Integer
     document_vectors = heads.multi_vector(_states(task.documents, document_rows))
     lengths = np.diff([*document_starts, len(document_rows)])
     padded = torch.nn.utils.rnn.pad_sequence(
-        list(document_vectors.split(lengths.tolist())), batch_first=True
+        list(torch.split(document_vectors, lengths.tolist())), batch_first=True
     )
     absent = torch.arange(padded.shape[1]) >= torch.from_numpy(lengths)[:, None]
     cosines = (query_vectors @ padded.flatten(0, 1).T).view(-1, *padded.shape[:2])
     best = cosines.masked_fill(absent, -torch.inf).amax(-1)
     counts = np.diff([*query_starts, len(query_rows)])
-    return torch.stack([part.mean(0) for part in best.split(counts.tolist())])
+    return torch.stack([part.mean(0) for part in torch.split(best, counts.tolist())])
 
 
 def batch_sparse(heads: Heads, task: Task, queries: Integers, documents: Integers) -> torch.Tensor:

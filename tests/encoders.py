@@ -94,9 +94,7 @@ class HashEncoder(Embeddings):
         )
 
 
-def records(
-    encoder: HashEncoder, texts: Mapping[str, str], **metadata: Any
-) -> list[IndexRecord]:
+def records(encoder: HashEncoder, texts: Mapping[str, str], **metadata: Any) -> list[IndexRecord]:
     """Records of an index for texts by id, all with the same metadata."""
     embeddings = encoder.encode_documents(list(texts.values()))
     return [

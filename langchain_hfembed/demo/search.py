@@ -17,7 +17,8 @@ from langchain_hfembed.demo.model import (
     demo_model_folder,
 )
 from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
-from langchain_hfembed.vectorstore import Hit, HybridVectorStore
+from langchain_hfembed.hits import Hit
+from langchain_hfembed.vectorstore import HybridVectorStore
 
 _HERE = Path(__file__).parent
 _CORPUS = _HERE / "corpus.jsonl"

@@ -39,7 +39,7 @@ def test_low_nibbles_are_the_first_half_of_a_block() -> None:
 
 def test_a_memoryview_is_read_without_a_copy() -> None:
     data = bytearray(e5s1.encoder_file())
-    word = read_encoder_file(memoryview(data)).tensors["emb.word"]
+    word = read_encoder_file(memoryview(data)).tensors["emb.word"].items
     assert np.shares_memory(word, np.frombuffer(data, np.uint8))
 
 

@@ -28,18 +28,17 @@ TEXTS = [
     ENGLISH,
     "서울",
     "",
-    "cats " * 3000,  # one token again and again, cut at the positions of the model
+    "the sea the sea the sea",
     "😀 🎉 🚀 ❤️ 👍🏽 👩‍💻 🇰🇷",
     KOREAN,
     "a",
     "Seoul 서울 sea 바다\n\n\tcats 고양이  zebra żółw 龍",
-    f"{ENGLISH} {KOREAN} " * 150,
+    f"{ENGLISH} {KOREAN} " * 150,  # some 4,000 tokens, cut at the positions of the model
     " \n ",
-    "the sea the sea the sea",
     "dogs run; </s> literal <s> special <pad> tokens [SEP] [CLS]",
 ]
-QUERIES = ["Where is Seoul?", "강은 어디로 흐르는가", "a", ""]
-DOCUMENTS = [ENGLISH, KOREAN, "cats sleep in the sun", "", "🚀", "한강 river " * 700]
+QUERIES = ["Where is the sea? 서울은 어디인가", "interaction", ""]
+DOCUMENTS = [ENGLISH, KOREAN, "through", "", "🚀 and a river"]
 
 
 def _flag_embedding(folder: Path, **settings: Any) -> Any:
@@ -63,18 +62,16 @@ class Pair:
     theirs: Any
     positions: int
 
-    def expected(self, texts: list[str], **settings: Any) -> list[dict[str, Any]]:
+    def expected(self, texts: list[str]) -> list[dict[str, Any]]:
         """FlagEmbedding's views, one dict a text; `max_length` above the positions kills it."""
-        columns = self.theirs.encode(texts, max_length=self.positions, **settings)
+        columns = self.theirs.encode(texts, max_length=self.positions)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 CASES = {
     "cls": {},
-    "mean": {"pooling": "mean"},
-    "narrow_colbert": {"colbert_dim": 24},
-    "wide_colbert": {"colbert_dim": 40},
-    "not_normalised": {},
+    "mean, narrow multi-vectors": {"pooling": "mean", "colbert_dim": 24},
+    "not normalised, wide multi-vectors": {"colbert_dim": 40},
 }
 
 
@@ -85,8 +82,8 @@ def pair(request, tmp_path_factory) -> Pair:
         theirs = _flag_embedding(folder, pooling_method="mean")
         return Pair(BGEM3Embeddings(model=str(folder), pooling="mean"), theirs, 512)
     case = CASES[request.param]
-    folder = build_xlm_roberta_checkpoint(tmp_path_factory.mktemp(request.param), **case)
-    normalize = request.param != "not_normalised"
+    folder = build_xlm_roberta_checkpoint(tmp_path_factory.mktemp("random"), **case)
+    normalize = not request.param.startswith("not normalised")
     theirs = _flag_embedding(
         folder,
         pooling_method=case.get("pooling", "cls"),
@@ -112,17 +109,21 @@ def _assert_same(embedding, expected, context: str) -> None:
         assert abs(ours.get(token, 0) - theirs.get(token, 0)) <= 1e-4, (context, token)
 
 
+@pytest.fixture(scope="module")
+def expected(pair) -> list[dict[str, Any]]:
+    return pair.expected(TEXTS)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_all_three_views_are_flag_embeddings(pair, batch_size):
+def test_all_three_views_are_flag_embeddings(pair, expected, batch_size):
     ours = pair.ours.model_copy(update={"batch_size": batch_size})
-    encoded = ours.encode_documents(TEXTS)
-    for text, embedding, expected in zip(TEXTS, encoded, pair.expected(TEXTS), strict=True):
-        _assert_same(embedding, expected, text[:40])
+    for text, embedding, views in zip(TEXTS, ours.encode_documents(TEXTS), expected, strict=True):
+        _assert_same(embedding, views, text[:40])
 
 
 def test_queries_are_flag_embeddings_queries(pair):
-    columns = pair.theirs.encode_queries(QUERIES, max_length=12)
-    encoded = pair.ours.model_copy(update={"query_max_length": 12}).encode_queries(QUERIES)
+    columns = pair.theirs.encode_queries(QUERIES, max_length=6)
+    encoded = pair.ours.model_copy(update={"query_max_length": 6}).encode_queries(QUERIES)
     for position, embedding in enumerate(encoded):
         expected = {name: column[position] for name, column in columns.items()}
         _assert_same(embedding, expected, QUERIES[position])
@@ -136,9 +137,7 @@ def test_scores_are_compute_scores_three_parts_pair_by_pair(pair):
         fused = WeightedSum(normalization=None)(scores)
         for position, document in enumerate(DOCUMENTS):
             expected = pair.theirs.compute_score(
-                (query, document),
-                max_passage_length=pair.positions,
-                weights_for_different_modes=[0.4, 0.2, 0.4],
+                (query, document), weights_for_different_modes=[0.4, 0.2, 0.4]
             )
             assert scores.dense[position] == pytest.approx(expected["dense"], abs=1e-4)
             assert scores.sparse[position] == pytest.approx(expected["sparse"], abs=1e-4)
@@ -147,13 +146,11 @@ def test_scores_are_compute_scores_three_parts_pair_by_pair(pair):
             assert fused[position] == pytest.approx(whole, abs=1e-4)
 
 
-def test_negative_best_matches_occur_here(pair):
-    """Else these checkpoints could not tell padding counted as 0 from padding left out."""
-    if pair.positions != 2048:
-        pytest.skip("a trained encoder's tokens all lean one way")
-    query, *documents = pair.ours.encode_documents(["river sea", *TEXTS])
-    best = [(query.multi_vector @ other.multi_vector.T).max(axis=1) for other in documents]
-    assert min(values.min() for values in best) < 0
+def test_a_negative_best_match_is_among_these_pairs(xlmr_folder):
+    """Else the scores above could not tell padding counted as 0 from padding left out."""
+    ours = BGEM3Embeddings(model=str(xlmr_folder))
+    query, document = ours.encode_documents(["interaction", "through"])
+    assert (query.multi_vector @ document.multi_vector.T).max(axis=1).min() < -0.1
 
 
 def test_an_instruction_is_flag_embeddings_instruction(xlmr_folder):
@@ -231,7 +228,10 @@ def demo_pair():
         ours = demo_embeddings()
     except ModelNotFoundError as error:
         pytest.skip(f"the demo's encoder can't be had: {error}")
-    return Pair(ours, _flag_embedding(Path(ours.model_name), pooling_method="mean"), 512)
+    folder = Path(ours.model_name)
+    colbert_dim = ours.encode_queries(["a"], ["multi_vector"])[0].multi_vector.shape[1]
+    theirs = _flag_embedding(folder, pooling_method="mean", colbert_dim=colbert_dim)
+    return Pair(ours, theirs, 512)
 
 
 @pytest.mark.slow

@@ -1,0 +1,67 @@
+"""One search: candidates, their scores in every view, their fusion, and the best of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from langchain_core.documents import Document
+
+from langchain_hfembed.fusion import Fusion, fuse
+from langchain_hfembed.index.base import HybridIndex, IndexRecord
+from langchain_hfembed.scoring import ranks, top_k
+from langchain_hfembed.vectors import HybridEmbedding, PerView
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document that was found, and why it ranks where it does.
+
+    Attributes:
+        document: The document, with its id.
+        score: The fused score, on the fusion's scale, higher is better.
+        scores: Its score in each view; None for a view that is absent.
+        ranks: Its rank among the candidates in each view, from 1.
+    """
+
+    document: Document
+    score: float
+    scores: PerView[float]
+    ranks: PerView[int]
+
+
+def find(
+    index: HybridIndex, query: HybridEmbedding, *, k: int, fetch_k: int, fusion: Fusion
+) -> list[Hit]:
+    """Search an index.
+
+    Args:
+        index: Where to search; all of it in one state.
+        query: The query's views.
+        k: How many hits, at most.
+        fetch_k: Candidates of the dense and of the sparse view, each.
+        fusion: How the scores become one.
+
+    Returns:
+        Hits, the best first; ties in the order in which the documents were stored.
+    """
+    with index.snapshot():
+        ids = index.candidates(query, fetch_k)
+        scores = index.score(query, ids)
+        fused = fuse(fusion, scores)
+        best = top_k(fused, k)
+        records = index.get([ids[position] for position in best])
+    ranked = {view: ranks(values) for view, values in scores.present()}
+    return [
+        Hit(
+            document_of(record),
+            float(fused[position]),
+            PerView(**{view: float(values[position]) for view, values in scores.present()}),
+            PerView(**{view: int(values[position]) for view, values in ranked.items()}),
+        )
+        for position, record in zip(best, records, strict=True)
+    ]
+
+
+def document_of(record: IndexRecord) -> Document:
+    """The LangChain document of a record."""
+    return Document(id=record.id, page_content=record.text, metadata=record.metadata)
