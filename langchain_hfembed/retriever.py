@@ -5,7 +5,10 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
-from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
@@ -67,9 +70,19 @@ class HybridRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        hits = self.store.search(
-            query, self.k if k is None else k, fetch_k=self.fetch_k, fusion=self.fusion
+        hits = self.store.search(query, self.k if k is None else k, self.fetch_k, self.fusion)
+        return self._documents(hits)
+
+    # Not inherited: LangChain's takes no `k`.
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        hits = await self.store.asearch(
+            query, self.k if k is None else k, self.fetch_k, self.fusion
         )
+        return self._documents(hits)
+
+    def _documents(self, hits: list[Hit]) -> list[Document]:
         threshold = self.score_threshold
         return [_with_scores(hit) for hit in hits if threshold is None or hit.score >= threshold]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from os import PathLike
 from typing import Any
@@ -78,7 +78,9 @@ class HybridVectorStore(VectorStore):
         self.fusion: Fusion = WeightedSum() if fusion is None else fusion
         _check_counts(1, fetch_k)
         self.fetch_k = fetch_k
-        self.index: HybridIndex = SQLiteIndex(path or ":memory:") if index is None else index
+        if index is None:
+            index = SQLiteIndex(":memory:" if path is None else path)
+        self.index = index
         self._is_bound = False
 
     @property
@@ -135,11 +137,13 @@ class HybridVectorStore(VectorStore):
             **kwargs: Refused: there are no other options.
         """
         _refuse(kwargs)
+        _refuse_one_string(ids)
         self.index.delete(ids)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Documents by id, in the order of the ids, without those that are not there."""
+        _refuse_one_string(ids)
         return [document_of(record) for record in self.index.get(ids)]
 
     # Searching
@@ -218,8 +222,9 @@ class HybridVectorStore(VectorStore):
         """
         _check_counts(k, fetch_k)
         [encoded] = self.encoder.encode_queries([query])
-        hits = self._hits(encoded, max(fetch_k, k), **kwargs)
-        return self._diverse(encoded, hits, k, lambda_mult)
+        with self.index.snapshot():
+            hits = self._hits(encoded, max(fetch_k, k), **kwargs)
+            return self._diverse(encoded, hits, k, lambda_mult)
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -233,8 +238,9 @@ class HybridVectorStore(VectorStore):
         _refuse(kwargs)
         _check_counts(k, fetch_k)
         query = _dense_only(embedding)
-        hits = self._hits(query, max(fetch_k, k), fusion=_COSINE)
-        return self._diverse(query, hits, k, lambda_mult)
+        with self.index.snapshot():
+            hits = self._hits(query, max(fetch_k, k), fusion=_COSINE)
+            return self._diverse(query, hits, k, lambda_mult)
 
     @classmethod
     def from_texts(
@@ -309,6 +315,7 @@ def _records(
     texts: list[str], metadatas: Sequence[dict[str, Any]] | None, ids: Sequence[str | None] | None
 ) -> list[IndexRecord]:
     """Texts, metadata and ids side by side, once each of them can be stored."""
+    _refuse_one_string(ids)
     for name, values in (("metadatas", metadatas), ("ids", ids)):
         if values is not None and len(values) != len(texts):
             raise InvalidInputError(f"{len(texts)} texts, but {len(values)} {name}")
@@ -317,8 +324,12 @@ def _records(
         id_ = ids[position] if ids is not None else None
         id_ = str(uuid.uuid4()) if id_ is None else id_
         check_text(id_, position, "id")
-        metadata = dict(metadatas[position] or {}) if metadatas is not None else {}
-        record = IndexRecord(id_, text, metadata, HybridEmbedding())
+        metadata = (metadatas[position] if metadatas is not None else None) or {}
+        if not isinstance(metadata, Mapping):
+            raise InvalidInputError(
+                f"metadata {position} is {type(metadata).__name__}, not a dict", indices=[position]
+            )
+        record = IndexRecord(id_, text, dict(metadata), HybridEmbedding())
         metadata_json(record)
         records.append(record)
     return records
@@ -332,6 +343,11 @@ def _check_counts(k: int, fetch_k: int | None = None) -> None:
     for name, value in (("k", k), ("fetch_k", fetch_k)):
         if value is not None and value < 1:
             raise InvalidInputError(f"{name}={value} must be 1 or more")
+
+
+def _refuse_one_string(ids: Sequence[str | None] | None) -> None:
+    if isinstance(ids, str):
+        raise InvalidInputError(f"expected a list of ids, got {ids!r}. Put it in a list: [{ids!r}]")
 
 
 def _refuse(kwargs: dict[str, Any]) -> None:

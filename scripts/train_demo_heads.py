@@ -488,6 +488,24 @@ def tune(
         parameter.requires_grad_(False)
 
 
+def rescale_sparse(heads: Heads, tasks: list[Task], positive: float = 0.3) -> None:
+    """Scale the sparse head so that a query scores its answer `positive` on average.
+
+    This changes no ranking of the view: the scores of a ReLU head are homogeneous. It puts them on
+    the scale of BGE-M3's, so that sums without normalisation make sense too.
+    """
+    scores = [
+        batch_sparse(
+            heads, task, np.array([query]), np.array(task.source.answers[query][:1])
+        ).item()
+        for task in tasks
+        for query in task.training[:200].tolist()
+    ]
+    factor = (positive / float(np.mean(scores))) ** 0.5
+    heads.sparse_weight *= factor
+    heads.sparse_bias *= factor
+
+
 def _states(states: States, rows: Integers) -> torch.Tensor:
     return torch.from_numpy(states.hidden[rows].astype(np.float32))
 
@@ -668,10 +686,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--power", type=float, default=0.25, help="of the whitening")
     parser.add_argument("--ridge", type=float, default=1e-4)
     parser.add_argument("--temperature", type=float, default=0.02, help="of the MaxSim score")
-    parser.add_argument("--colbert-steps", type=int, default=300)
+    parser.add_argument("--colbert-steps", type=int, default=160)
     parser.add_argument("--colbert-rate", type=float, default=0.03)
-    parser.add_argument("--sparse-steps", type=int, default=600)
-    parser.add_argument("--sparse-rate", type=float, default=0.1)
+    parser.add_argument("--sparse-steps", type=int, default=400)
+    parser.add_argument("--sparse-rate", type=float, default=0.08)
     return parser.parse_args()
 
 
@@ -698,6 +716,7 @@ def main() -> None:
     heads = initial_heads(tasks, args)
     print_table("Before tuning", heads, tasks)
     tune(heads, tasks, args, view="sparse", steps=args.sparse_steps, size=96)
+    rescale_sparse(heads, tasks)
     tune(heads, tasks, args, view="multi_vector", steps=args.colbert_steps, size=32)
     print_table("After tuning", heads, tasks)
     write_heads(heads, sources, args)

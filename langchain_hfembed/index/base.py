@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ class HybridIndex(Protocol):
         """Say which model the vectors and queries come from.
 
         Raises:
-            IndexMismatchError: If the index holds vectors of another model or other views.
+            IndexMismatchError: If the index holds vectors of another model or other views, or
+                this object serves another model already.
         """
         ...
 
@@ -120,8 +122,17 @@ def metadata_json(record: IndexRecord) -> str:
             same = False
         if not same:
             raise InvalidInputError(
-                f"metadata of document {record.id!r}: {key!r}: {value!r} does not come back the "
-                f"same from JSON. Turn {type(value).__name__} into a string, number, list or dict "
-                "with string keys first"
+                f"metadata of document {record.id!r}: {key!r}: {_shown(value)} does not come back "
+                f"the same from JSON. Turn {type(value).__name__} into a string, number, list or "
+                "dict with string keys first"
             )
-    raise InvalidInputError(f"metadata of document {record.id!r} is not JSON: {record.metadata!r}")
+    raise InvalidInputError(
+        f"metadata of document {record.id!r} is not JSON: {_shown(record.metadata)}"
+    )
+
+
+def _shown(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer of more digits than Python turns into text
+        return f"a huge {type(value).__name__}"

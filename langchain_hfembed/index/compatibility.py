@@ -42,6 +42,16 @@ def require_model(properties: Mapping[str, str], model: IndexModel, path: str) -
         )
 
 
+def require_same_model(bound: IndexModel, model: IndexModel, path: str) -> None:
+    """Raise IndexMismatchError, naming both, unless an index object goes on with its model."""
+    if (bound.fingerprint, bound.views) != (model.fingerprint, model.views):
+        raise IndexMismatchError(
+            f"the index {path} serves the model {bound.name!r} with the views "
+            f"{', '.join(bound.views)}; it can't also serve {model.name!r} with "
+            f"{', '.join(model.views)}. Give each model an index of its own"
+        )
+
+
 def require_shape(properties: Mapping[str, str], embedding: HybridEmbedding, path: str) -> None:
     """Raise IndexMismatchError unless a document has the views and dimensions of the index."""
     shape = shape_of(embedding)
@@ -65,8 +75,8 @@ def require_query_shape(properties: Mapping[str, str], query: HybridEmbedding, p
             f"{', '.join(unknown)} can't be scored"
         )
     for name in ("dense_dim", "multi_vector_dim"):
-        if name in shape and shape[name] != properties[name]:
+        if name in shape and shape[name] != properties.get(name):
             raise IndexMismatchError(
-                f"the index {path} has {name} {properties[name]}, the query {shape[name]}: it was "
-                "made by another model"
+                f"the index {path} has {name} {properties.get(name)}, the query {shape[name]}: it "
+                "was made by another model"
             )

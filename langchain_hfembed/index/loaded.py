@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.matrices import DenseMatrix, Growing, SparseMatrix
+from langchain_hfembed.index.sqlite_rows import joined, malformed, sparse_vectors, unit_vectors
 
 _ROWS_AT_ONCE = 4096  # so that opening needs little memory beyond what it keeps
 
@@ -55,7 +56,7 @@ class LoadedVectors:
             raise InvalidInputError(f"the index has no document {error.args[0]!r}") from error
         return np.searchsorted(self.keys, np.array(keys, np.int64))
 
-    def refresh(self, connection: sqlite3.Connection) -> None:
+    def refresh(self, connection: sqlite3.Connection, properties: Mapping[str, str]) -> None:
         """Take over what has been removed and added since the last time."""
         if self._last_removal is None:
             (newest,) = connection.execute("SELECT MAX(number) FROM removals").fetchone()
@@ -73,7 +74,7 @@ class LoadedVectors:
             (self._last_key,),
         )
         while rows := added.fetchmany(_ROWS_AT_ONCE):
-            self._append(*zip(*rows, strict=True))
+            self._append(rows, properties.get("dense_dim"))
 
     def _remove(self, keys: NDArray[np.int64]) -> None:
         kept = ~np.isin(self.keys, keys)
@@ -88,30 +89,22 @@ class LoadedVectors:
 
     def _append(
         self,
-        keys: tuple[int, ...],
-        ids: tuple[str, ...],
-        dense: tuple[bytes | None, ...],
-        indices: tuple[bytes | None, ...],
-        values: tuple[bytes | None, ...],
+        rows: Sequence[tuple[int, str, bytes | None, bytes | None, bytes | None]],
+        dim: str | None,
     ) -> None:
+        keys, ids, dense, indices, values = zip(*rows, strict=True)
         if dense[0] is not None:
-            vectors = np.frombuffer(_joined(dense), np.float32).reshape(len(keys), -1)
+            vectors = unit_vectors(joined(dense), dim)
+            if len(vectors) != len(keys):
+                raise malformed("dense vectors")
             if self.dense is None:
                 self.dense = DenseMatrix(vectors.shape[1])
             self.dense.append(vectors)
         if indices[0] is not None:
             if self.sparse is None:
                 self.sparse = SparseMatrix()
-            self.sparse.append(
-                [len(blob or b"") // np.dtype(np.int32).itemsize for blob in indices],
-                np.frombuffer(_joined(indices), np.int32),
-                np.frombuffer(_joined(values), np.float32),
-            )
+            self.sparse.append(*sparse_vectors(indices, values))
         self._keys.append(np.array(keys, np.int64))
         self._ids.extend(ids)
         self._key_of.update(zip(ids, keys, strict=True))
         self._last_key = keys[-1]
-
-
-def _joined(blobs: Sequence[bytes | None]) -> bytes:
-    return b"".join(blob or b"" for blob in blobs)

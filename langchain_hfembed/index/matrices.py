@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array, csr_array
 
 from langchain_hfembed.vectors import FloatArray, SparseVector
 
@@ -70,20 +69,23 @@ class DenseMatrix:
         self._vectors.keep(mask)
 
     def scores(self, query: FloatArray, rows: NDArray[np.intp] | None = None) -> FloatArray:
-        """Cosines with a unit query, of all documents or of those in `rows`."""
-        vectors = self._vectors.rows
-        scores: FloatArray = (vectors if rows is None else vectors[rows]) @ query
-        return scores
+        """Cosines with a unit query, of all documents or of those in `rows`.
+
+        With `rows`, equal vectors have equal scores to the last bit, so that ties are ties.
+        """
+        if rows is not None:  # BLAS computes the last rows of a matrix unlike the others
+            return cast(FloatArray, np.einsum("ij,j->i", self._vectors.rows[rows], query))
+        return cast(FloatArray, self._vectors.rows @ query)
 
 
 class SparseMatrix:
-    """Token weights of all documents; searched by token, for which it is turned on demand."""
+    """Token weights of all documents; searched by token, for which they are sorted on demand."""
 
     def __init__(self) -> None:
         self._sizes = Growing(np.int64)
         self._indices = Growing(np.int32)
         self._values = Growing(np.float32)
-        self._by_token: csc_array | None = None
+        self._by_token: tuple[NDArray[np.int32], NDArray[np.int32], FloatArray] | None = None
 
     def append(self, sizes: Sequence[int], indices: NDArray[np.int32], values: FloatArray) -> None:
         """Add documents.
@@ -109,20 +111,22 @@ class SparseMatrix:
     def scores(self, query: SparseVector, rows: NDArray[np.intp] | None = None) -> FloatArray:
         """Dot products with a query, of all documents or of those in `rows`."""
         if self._by_token is None:
-            self._by_token = self._turned()
-        weights = self._by_token
-        scores = np.zeros(weights.shape[0], np.float32)
-        for token, weight in zip(query.indices, query.values, strict=True):
-            if token < weights.shape[1]:
-                posting = slice(weights.indptr[token], weights.indptr[token + 1])
-                scores[weights.indices[posting]] += weight * weights.data[posting]
+            self._by_token = self._sorted_by_token()
+        tokens, documents, values = self._by_token
+        scores = np.zeros(len(self._sizes.rows), np.float32)
+        starts = np.searchsorted(tokens, query.indices, "left")
+        ends = np.searchsorted(tokens, query.indices, "right")
+        for start, end, weight in zip(starts, ends, query.values, strict=True):
+            scores[documents[start:end]] += weight * values[start:end]
         return scores if rows is None else scores[rows]
 
-    def _turned(self) -> csc_array:
-        sizes, indices = self._sizes.rows, self._indices.rows
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        vocabulary = int(indices.max()) + 1 if len(indices) else 0
-        by_document = csr_array(
-            (self._values.rows, indices, offsets), shape=(len(sizes), vocabulary)
-        )
-        return by_document.tocsc()
+    def _sorted_by_token(self) -> tuple[NDArray[np.int32], NDArray[np.int32], FloatArray]:
+        """Token, document and value of each weight.
+
+        Not SciPy's CSC, which has a number for each token up to the largest: 16 GB for hashed
+        words, whose ids go up to 2**31.
+        """
+        sizes, tokens = self._sizes.rows, self._indices.rows
+        order = np.argsort(tokens, kind="stable")
+        documents = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        return tokens[order], documents[order], self._values.rows[order]

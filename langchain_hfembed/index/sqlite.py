@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,15 +16,17 @@ from langchain_hfembed.index.base import IndexModel, IndexRecord, metadata_json
 from langchain_hfembed.index.compatibility import (
     require_model,
     require_query_shape,
+    require_same_model,
     require_shape,
     shape_of,
 )
 from langchain_hfembed.index.loaded import LoadedVectors
 from langchain_hfembed.index.sqlite_file import SQLiteFile
 from langchain_hfembed.index.sqlite_rows import (
+    documents_of,
     embeddings_of,
     insert,
-    keys_of,
+    metadata_of,
     multi_vectors,
     properties_of,
     remove,
@@ -82,6 +83,8 @@ class SQLiteIndex:
         """Say which model the vectors and queries come from; see `HybridIndex.bind`."""
         with self._file.transaction() as connection:
             require_model(properties_of(connection), model, self._file.path)
+            if self._model is not None:
+                require_same_model(self._model, model, self._file.path)
             self._model = model
 
     def upsert(self, records: Sequence[IndexRecord]) -> None:
@@ -93,7 +96,7 @@ class SQLiteIndex:
         with self._file.transaction("IMMEDIATE") as connection:
             properties = self._settle(connection, rows[0][0].embedding)
             dtype = np.dtype(properties["multi_vector_dtype"])
-            remove(connection, keys_of(connection, list(last_of_each)))
+            remove(connection, [key for key, *_ in documents_of(connection, last_of_each)])
             for record, metadata in rows:
                 require_shape(properties, record.embedding, self._file.path)
                 insert(connection, record, metadata, dtype)
@@ -104,7 +107,7 @@ class SQLiteIndex:
             if ids is None:
                 keys = [key for (key,) in connection.execute("SELECT key FROM documents")]
             else:
-                keys = keys_of(connection, ids)
+                keys = [key for key, *_ in documents_of(connection, ids)]
             remove(connection, keys)
 
     def get(self, ids: Sequence[str], *, with_embeddings: bool = False) -> list[IndexRecord]:
@@ -112,12 +115,8 @@ class SQLiteIndex:
         with self._file.transaction() as connection:
             properties = properties_of(connection)
             found = {
-                id_: (key, text, json.loads(metadata))
-                for key, id_, text, metadata in connection.execute(
-                    "SELECT key, id, text, metadata FROM documents "
-                    "WHERE id IN (SELECT value FROM json_each(?))",
-                    (json.dumps(list(ids)),),
-                )
+                id_: (key, text, metadata_of(metadata))
+                for key, id_, text, metadata in documents_of(connection, ids)
             }
             embeddings = (
                 embeddings_of(connection, [key for key, _, _ in found.values()], properties)
@@ -160,6 +159,8 @@ class SQLiteIndex:
         with self._reading(query) as (connection, loaded):
             rows = loaded.rows(ids)
             query = unit_embedding(query)
+            if not len(rows):  # an empty index has neither matrices nor properties
+                return Scores(**dict.fromkeys(query.views, np.zeros(0, np.float32)))
             dense = sparse = multi_vector = None
             if query.dense is not None and loaded.dense is not None:
                 dense = loaded.dense.scores(query.dense, rows)
@@ -197,7 +198,7 @@ class SQLiteIndex:
                 if self._model is not None:
                     require_model(properties, self._model, self._file.path)
                 require_query_shape(properties, query, self._file.path)
-            self._loaded.refresh(connection)
+            self._loaded.refresh(connection, properties)
             yield connection, self._loaded
 
     def _settle(self, connection: sqlite3.Connection, embedding: HybridEmbedding) -> dict[str, str]:

@@ -67,7 +67,7 @@ class SQLiteFile:
         self._connection: sqlite3.Connection | None = None
         if path != ":memory:":
             _refuse_foreign(Path(path))
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(Path(path).parent)
         with self._errors():
             self._connection = sqlite3.connect(
                 path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
@@ -79,11 +79,15 @@ class SQLiteFile:
                 raise
 
     def _prepare(self) -> None:
-        with self.transaction("IMMEDIATE") as connection:
-            if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-            connection.execute("SELECT * FROM properties").fetchall()
+        # Who opens an index that is there does not wait for its writer.
+        with self.transaction() as connection:
+            is_new = _is_empty(connection)
+        if is_new:
+            with self.transaction("IMMEDIATE") as connection:
+                if _is_empty(connection):  # else another process was faster
+                    for statement in _SCHEMA:
+                        connection.execute(statement)
+        connection.execute("SELECT * FROM properties").fetchall()
         # After the schema is in the file itself, so that the file is known as ours from then on.
         connection.execute("PRAGMA journal_mode = WAL")
         # An acknowledged batch survives a loss of power, too.
@@ -100,7 +104,8 @@ class SQLiteFile:
                 another one of the same thread is part of it.
 
         Raises:
-            HybridIndexError: If the index is closed, or SQLite fails.
+            HybridIndexError: If the index is closed, SQLite fails, or something is to be written
+                within a transaction for reading.
             IndexLockedError: If another writer was busy for too long.
         """
         with self._lock, self._errors():
@@ -108,6 +113,10 @@ class SQLiteFile:
                 raise HybridIndexError(f"the index {self.path} is closed; open it again to use it")
             connection = self._connection
             if connection.in_transaction:
+                if kind == "IMMEDIATE":
+                    raise HybridIndexError(
+                        f"the index {self.path} can't be changed within snapshot(); leave it first"
+                    )
                 yield connection
                 return
             connection.execute(f"BEGIN {kind}")
@@ -151,6 +160,19 @@ def _translated(error: sqlite3.Error, path: str) -> HybridIndexError:
             "or index the documents again into a new file"
         )
     return HybridIndexError(f"the index {path} can't be used: {reason}")
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HybridIndexError(
+            f"the index's folder {path} can't be made: {error.strerror}. Give another path"
+        ) from error
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from langchain_hfembed.index.base import IndexRecord
 from langchain_hfembed.scoring import unit_embedding
 from langchain_hfembed.vectors import FloatArray, HybridEmbedding, SparseVector
 
+_PROPERTIES = {"views", "multi_vector_dtype", "model_name", "fingerprint"}
+_LONGEST = 1.01  # sum of squares of a vector at length 1, with what float16 rounds
+
+
+def malformed(what: str) -> sqlite3.DatabaseError:
+    """What SQLite itself raises about damage, for damage that only we can see."""
+    return sqlite3.DatabaseError(f"malformed {what}")
+
 
 def properties_of(connection: sqlite3.Connection) -> dict[str, str]:
     """What the first batch settled for all later ones; empty before it."""
-    return dict(connection.execute("SELECT name, value FROM properties").fetchall())
+    properties = dict(connection.execute("SELECT name, value FROM properties").fetchall())
+    if properties and not properties.keys() >= _PROPERTIES:
+        raise malformed(f"properties {properties}")
+    return properties
 
 
 def insert(
@@ -50,13 +62,30 @@ def insert(
         connection.execute("INSERT INTO multi_vectors VALUES (?, ?)", (key, blob))
 
 
-def keys_of(connection: sqlite3.Connection, ids: Sequence[str]) -> list[int]:
-    """Keys of the documents with these ids, of those that there are."""
-    rows = connection.execute(
-        "SELECT key FROM documents WHERE id IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(ids)),),
-    )
-    return [key for (key,) in rows]
+def documents_of(
+    connection: sqlite3.Connection, ids: Iterable[str]
+) -> Iterator[tuple[int, str, str, str]]:
+    """Key, id, text and metadata of the documents with these ids, of those that there are."""
+    for id_ in dict.fromkeys(ids):
+        # One by one, not by json_each(), which ends a string at its first NUL. As bytes, as a lone
+        # surrogate can't be bound as text; no id has one, so that nothing is found.
+        yield from connection.execute(
+            "SELECT key, id, text, metadata FROM documents WHERE id = CAST(? AS TEXT)",
+            (id_.encode(errors="surrogatepass"),),
+        )
+
+
+def metadata_of(encoded: str) -> dict[str, Any]:
+    """Stored metadata.
+
+    Raises:
+        sqlite3.DatabaseError: If it is not JSON.
+    """
+    try:
+        metadata: dict[str, Any] = json.loads(encoded)
+    except ValueError as error:
+        raise malformed(f"metadata: {error}") from error
+    return metadata
 
 
 def remove(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
@@ -74,13 +103,58 @@ def multi_vectors(
     connection: sqlite3.Connection, keys: Sequence[int], properties: Mapping[str, str]
 ) -> Iterator[tuple[int, FloatArray]]:
     """Keys and token vectors, shape `(tokens, dim)`, in the order in which they lie in the file."""
-    dtype = np.dtype(properties["multi_vector_dtype"])
-    dim = int(properties.get("multi_vector_dim", 0))
+    dtype, dim = properties["multi_vector_dtype"], properties.get("multi_vector_dim")
     for key, blob in connection.execute(
         "SELECT key, vectors FROM multi_vectors WHERE key IN (SELECT value FROM json_each(?))",
         (json.dumps(keys),),
     ):
-        yield key, np.frombuffer(blob, dtype).reshape(-1, dim).astype(np.float32)
+        yield key, unit_vectors(blob, dim, dtype)
+
+
+def unit_vectors(blob: bytes, dim: str | None, dtype: str = "float32") -> FloatArray:
+    """Stored vectors, one or more, shape `(n, dim)`, none of them longer than 1.
+
+    Raises:
+        sqlite3.DatabaseError: If the bytes are anything else.
+    """
+    try:
+        vectors = np.frombuffer(blob, dtype).reshape(-1, int(dim or 0))
+    except (TypeError, ValueError) as error:
+        raise malformed(f"vectors: {error}") from error
+    vectors = vectors.astype(np.float32, copy=False)
+    # Not `> _LONGEST`, which is also False for NaN.
+    if not len(vectors) or not (np.einsum("ij,ij->i", vectors, vectors) <= _LONGEST).all():
+        raise malformed("vectors")
+    return vectors
+
+
+def sparse_vectors(
+    indices: Sequence[bytes | None], values: Sequence[bytes | None]
+) -> tuple[list[int], NDArray[np.int32], FloatArray]:
+    """Sizes, token ids and weights of stored sparse vectors, one after the other.
+
+    Raises:
+        sqlite3.DatabaseError: If the bytes are not those of sparse vectors.
+    """
+    sizes = [len(blob or b"") // np.dtype(np.int32).itemsize for blob in indices]
+    try:
+        tokens = np.frombuffer(joined(indices), np.int32)
+        weights = np.frombuffer(joined(values), np.float32)
+    except ValueError as error:
+        raise malformed(f"sparse vectors: {error}") from error
+    if sizes != [len(blob or b"") // np.dtype(np.float32).itemsize for blob in values]:
+        raise malformed("sparse vectors")
+    rises = np.append(tokens[1:] > tokens[:-1], True)
+    ends = np.cumsum(sizes)
+    rises[ends[ends > 0] - 1] = True  # the next document starts again
+    if not (rises & (tokens >= 0) & (weights > 0) & np.isfinite(weights)).all():
+        raise malformed("sparse vectors")
+    return sizes, tokens, weights
+
+
+def joined(blobs: Iterable[bytes | None]) -> bytes:
+    """Blobs one after the other; NULL is empty."""
+    return b"".join(blob or b"" for blob in blobs)
 
 
 def embeddings_of(
@@ -90,17 +164,16 @@ def embeddings_of(
     if not keys:
         return {}
     tokens = dict(multi_vectors(connection, keys, properties))
-    return {
-        key: HybridEmbedding(
-            None if dense is None else np.frombuffer(dense, np.float32),
-            None
-            if indices is None
-            else SparseVector(np.frombuffer(indices, np.int32), np.frombuffer(values, np.float32)),
+    rows = connection.execute(
+        "SELECT key, dense, sparse_indices, sparse_values FROM vectors "
+        "WHERE key IN (SELECT value FROM json_each(?))",
+        (json.dumps(keys),),
+    )
+    embeddings = {}
+    for key, dense, indices, values in rows:
+        embeddings[key] = HybridEmbedding(
+            None if dense is None else unit_vectors(dense, properties.get("dense_dim"))[0],
+            None if indices is None else SparseVector(*sparse_vectors([indices], [values])[1:]),
             tokens.get(key),
         )
-        for key, dense, indices, values in connection.execute(
-            "SELECT key, dense, sparse_indices, sparse_values FROM vectors "
-            "WHERE key IN (SELECT value FROM json_each(?))",
-            (json.dumps(keys),),
-        )
-    }
+    return embeddings

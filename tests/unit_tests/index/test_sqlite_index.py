@@ -661,6 +661,7 @@ class Bookkeeping(RuleBasedStateMachine):
         self.views = views
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "index.db"
+        self.dtype = dtype
         self.tolerance = EPSILON if dtype == "float32" else 2e-3
         self.writer = SQLiteIndex(self.path, multi_vector_dtype=dtype)
         self.reader = SQLiteIndex(self.path)
@@ -712,7 +713,7 @@ class Bookkeeping(RuleBasedStateMachine):
     @rule()
     def reopen_the_writer(self) -> None:
         self.writer.close()
-        self.writer = SQLiteIndex(self.path)
+        self.writer = SQLiteIndex(self.path, multi_vector_dtype=self.dtype)
 
     @rule(data=st.data(), fetch_k=st.integers(1, 4))
     def search(self, data: st.DataObject, fetch_k: int) -> None:
@@ -741,4 +742,4 @@ class Bookkeeping(RuleBasedStateMachine):
 
 
 TestBookkeeping = Bookkeeping.TestCase
-TestBookkeeping.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestBookkeeping.settings = settings(max_examples=25, stateful_step_count=12)
