@@ -100,6 +100,8 @@ def _to_json(query: DemoQuery, hits: list[Hit]) -> dict[str, Any]:
 def _show(console: Console, query: DemoQuery, hits: list[Hit], top: int) -> None:
     """Print a table: the best passages of the fusion, then the winners of views that it left out.
 
+    The table shows the rank and score of each passage; below it, the best one stands in full.
+
     Args:
         console: Where to.
         query: The question.
@@ -109,8 +111,8 @@ def _show(console: Console, query: DemoQuery, hits: list[Hit], top: int) -> None
     console.print(f"\n[bold]{escape(query.query)}[/bold]", highlight=False)
     if query.shows:
         console.print(f"[dim]{escape(query.shows)}[/dim]", highlight=False)
-    table = Table(show_edge=False, pad_edge=False, row_styles=["", "dim"], expand=True)
-    table.add_column("passage", ratio=1)
+    table = Table(show_edge=False, pad_edge=False, expand=True)
+    table.add_column("passage", ratio=1, no_wrap=True, overflow="ellipsis")
     for title in (*_VIEWS.values(), "fusion"):
         table.add_column(title, justify="right", no_wrap=True)
     for rank, hit in enumerate(hits, 1):
@@ -118,15 +120,15 @@ def _show(console: Console, query: DemoQuery, hits: list[Hit], top: int) -> None
             continue
         cells = [_cell(getattr(hit.ranks, view), getattr(hit.scores, view)) for view in _VIEWS]
         mark = "[green]✓[/green] " if hit.document.id in query.expected else "  "
-        text = escape(hit.document.page_content)
-        table.add_row(f"{mark}{text[:110]}…", *cells, _cell(rank, hit.score))
+        table.add_row(f"{mark}{escape(hit.document.page_content)}", *cells, _cell(rank, hit.score))
     console.print(table)
+    console.print(f"[bold green]#1[/bold green] {escape(hits[0].document.page_content)}")
 
 
 def _cell(rank: int | None, score: float | None) -> str:
     if rank is None or score is None:
         return "-"
-    text = f"{score:.2f}  #{rank}"
+    text = f"#{rank} {score:.2f}"
     return f"[bold green]{text}[/bold green]" if rank == 1 else text
 
 

@@ -70,7 +70,7 @@ class LoadedVectors:
             self._remove(np.array([key for _, key in removals], np.int64))
         added = connection.execute(
             "SELECT key, id, dense, sparse_indices, sparse_values FROM documents "
-            "JOIN vectors USING (key) WHERE key > ? ORDER BY key",
+            "LEFT JOIN vectors USING (key) WHERE key > ? ORDER BY key",
             (self._last_key,),
         )
         while rows := added.fetchmany(_ROWS_AT_ONCE):

@@ -26,6 +26,7 @@ from langchain_hfembed.index.sqlite_rows import (
     documents_of,
     embeddings_of,
     insert,
+    malformed,
     metadata_of,
     multi_vectors,
     properties_of,
@@ -67,14 +68,17 @@ class SQLiteIndex:
         self._model: IndexModel | None = None
         self._loaded = LoadedVectors()
         self._new_dtype = multi_vector_dtype or "float16"
-        with self._file.transaction() as connection:
-            stored = properties_of(connection).get("multi_vector_dtype")
-        if multi_vector_dtype is not None and stored not in (None, multi_vector_dtype):
+        try:
+            with self._file.transaction() as connection:
+                stored = properties_of(connection).get("multi_vector_dtype")
+            if multi_vector_dtype is not None and stored not in (None, multi_vector_dtype):
+                raise HybridIndexError(
+                    f"the index {self._file.path} stores multi-vectors as {stored}, not as "
+                    f"{multi_vector_dtype}; leave multi_vector_dtype out to use it as it is"
+                )
+        except BaseException:
             self.close()
-            raise HybridIndexError(
-                f"the index {self._file.path} stores multi-vectors as {stored}, not as "
-                f"{multi_vector_dtype}; leave multi_vector_dtype out to use it as it is"
-            )
+            raise
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._file.path!r})"
@@ -225,7 +229,10 @@ def _maxsims(
     properties: Mapping[str, str],
 ) -> FloatArray:
     assert query.multi_vector is not None
-    scores = dict.fromkeys(keys.tolist(), 0.0)
-    for key, tokens in multi_vectors(connection, list(scores), properties):
-        scores[key] = mean_maxsim(query.multi_vector, tokens)
+    scores = {
+        key: mean_maxsim(query.multi_vector, tokens)
+        for key, tokens in multi_vectors(connection, keys.tolist(), properties)
+    }
+    if missing := set(keys.tolist()) - scores.keys():
+        raise malformed(f"documents: {len(missing)} have no multi-vector")
     return np.array([scores[key] for key in keys.tolist()], np.float32)

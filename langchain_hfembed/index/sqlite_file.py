@@ -139,11 +139,12 @@ class SQLiteFile:
         try:
             yield
         except sqlite3.Error as error:
-            raise _translated(error, self.path) from error
+            raise _translated(str(error), self.path) from error
+        except UnicodeDecodeError as error:  # SQLite's message quotes what is damaged
+            raise _translated(f"can't decode {error.object!r}", self.path) from error
 
 
-def _translated(error: sqlite3.Error, path: str) -> HybridIndexError:
-    reason = str(error)
+def _translated(reason: str, path: str) -> HybridIndexError:
     if "locked" in reason or "busy" in reason:
         return IndexLockedError(
             f"another process is writing to the index {path} and did not finish in time. Nothing "

@@ -64,15 +64,17 @@ def insert(
 
 def documents_of(
     connection: sqlite3.Connection, ids: Iterable[str]
-) -> Iterator[tuple[int, str, str, str]]:
+) -> list[tuple[int, str, str, str]]:
     """Key, id, text and metadata of the documents with these ids, of those that there are."""
+    documents = []
     for id_ in dict.fromkeys(ids):
         # One by one, not by json_each(), which ends a string at its first NUL. As bytes, as a lone
         # surrogate can't be bound as text; no id has one, so that nothing is found.
-        yield from connection.execute(
+        documents += connection.execute(
             "SELECT key, id, text, metadata FROM documents WHERE id = CAST(? AS TEXT)",
             (id_.encode(errors="surrogatepass"),),
-        )
+        ).fetchall()
+    return documents
 
 
 def metadata_of(encoded: str) -> dict[str, Any]:

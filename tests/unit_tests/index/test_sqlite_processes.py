@@ -1,0 +1,417 @@
+"""An index shared by processes and threads, some of which are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import langchain_hfembed
+from langchain_hfembed import (
+    HybridIndexError,
+    HybridVectorStore,
+    IndexLockedError,
+    IndexMismatchError,
+    IndexRecord,
+    SQLiteIndex,
+    WeightedSum,
+    score,
+)
+from langchain_hfembed.index.base import IndexModel
+from langchain_hfembed.vectors import HybridEmbedding, SparseVector
+from tests.encoders import HashEncoder
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked and killed")
+
+# The n-th batch stores some documents and rewrites those of the batch before, so that a state is
+# known by its last batch, and half a batch is no state at all. Both sides of a test run this.
+SHARED = """
+import json, os, sys, time
+from langchain_hfembed.errors import EmbeddingError
+from langchain_hfembed.index.base import IndexModel, IndexRecord
+from langchain_hfembed.index.sqlite import SQLiteIndex
+from langchain_hfembed.vectors import HybridEmbedding, SparseVector
+
+SIZE = 8
+
+def record(id_, text):
+    number = int(text)
+    embedding = HybridEmbedding(
+        [1.0, number], SparseVector([number, 10**6], [1.0, 2.0]), [[1.0, number]] * 30
+    )
+    return IndexRecord(id_, text, {"number": number}, embedding)
+
+def batch(n):
+    rewritten = [record(f"{n - 1}-{j}", str(n)) for j in range(SIZE) if n]
+    return rewritten + [record(f"{n}-{j}", str(n)) for j in range(SIZE)]
+"""
+exec(SHARED)  # defines record() and batch()
+SIZE: int
+record: Callable[[str, str], IndexRecord]
+batch: Callable[[int], list[IndexRecord]]
+
+QUERY = HybridEmbedding([1, 0], SparseVector.from_dict({10**6: 1.0}), [[1, 0]])  # type: ignore[arg-type]
+
+
+def texts_after(last: int) -> dict[str, str]:
+    """Id and text of every document once the batches up to `last` are stored."""
+    return {f"{n}-{j}": str(min(n + 1, last)) for n in range(last + 1) for j in range(SIZE)}
+
+
+def texts_in(index: SQLiteIndex) -> dict[str, str]:
+    """Id and text of every document that a search finds, once sure that it is stored whole."""
+    with index.snapshot():
+        ids = index.candidates(QUERY, 10**6)
+        found = index.get(ids, with_embeddings=True)
+        scores = index.score(QUERY, ids)
+    assert [stored.id for stored in found] == ids
+    for position, stored in enumerate(found):
+        number = int(stored.text)
+        assert stored.metadata == {"number": number}
+        cosine = 1 / (1 + number**2) ** 0.5
+        assert stored.embedding.dense[0] == pytest.approx(cosine, rel=1e-5)
+        assert stored.embedding.multi_vector.shape == (30, 2)
+        assert scores.dense[position] == pytest.approx(cosine, rel=1e-5)
+        assert scores.sparse[position] == 2
+        assert scores.multi_vector[position] == pytest.approx(cosine, abs=1e-3)
+    return {stored.id: stored.text for stored in found}
+
+
+class Child:
+    """Another process, which runs what it is told."""
+
+    PROGRAM = (
+        SHARED
+        + """
+for line in sys.stdin:
+    try:
+        exec(json.loads(line))
+        print(json.dumps("done"), flush=True)
+    except EmbeddingError as error:
+        print(json.dumps(f"{type(error).__name__}: {error}"), flush=True)
+"""
+    )
+
+    def __init__(self, program: str = PROGRAM) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(langchain_hfembed.__file__).parents[1]),
+                "OPENBLAS_NUM_THREADS": "1",  # who forks had better have no threads
+            },
+        )
+
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the child has ended"
+        return line.rstrip("\n")
+
+    def start(self, code: str) -> None:
+        self.tell(json.dumps(code))
+
+    def result(self) -> str:
+        return str(json.loads(self.hear()))
+
+    def run(self, code: str) -> str:
+        self.start(code)
+        return self.result()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[list[Child]]:
+    made = [Child() for _ in range(4)]
+    yield made
+    for child in made:
+        child.close()
+
+
+@pytest.fixture
+def other(children: list[Child]) -> Child:
+    return children[0]
+
+
+# Reading while another process writes -----------------------------------------------------------
+
+
+def test_a_reader_sees_every_committed_batch_at_its_next_search(
+    tmp_path: Path, other: Child
+) -> None:
+    path = tmp_path / "index.db"
+    assert other.run(f"index = SQLiteIndex({str(path)!r})") == "done"
+    reader = SQLiteIndex(path)
+    assert texts_in(reader) == {}
+    for n in range(5):
+        assert other.run(f"index.upsert(batch({n}))") == "done"
+        assert texts_in(reader) == texts_after(n)
+    assert other.run("index.delete(['1-0', '4-7'])") == "done"
+    expected = {id_: text for id_, text in texts_after(4).items() if id_ not in {"1-0", "4-7"}}
+    assert texts_in(reader) == expected
+    # Added and removed again, between two looks.
+    assert other.run("index.upsert([record('new', '9')]); index.delete(['new', '0-0'])") == "done"
+    del expected["0-0"]
+    assert texts_in(reader) == expected
+    assert other.run("index.delete(); index.upsert([record('only', '7')])") == "done"
+    assert texts_in(reader) == {"only": "7"}
+    assert other.run("index.close()") == "done"
+    assert texts_in(reader) == {"only": "7"}
+    reader.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["index.db"]
+
+
+def test_both_may_write_in_turn(tmp_path: Path, other: Child) -> None:
+    path = tmp_path / "index.db"
+    mine = SQLiteIndex(path)
+    assert other.run(f"index = SQLiteIndex({str(path)!r})") == "done"
+    for n in range(0, 6, 2):
+        mine.upsert(batch(n))
+        assert other.run(f"index.upsert(batch({n + 1}))") == "done"
+        assert texts_in(mine) == texts_after(n + 1)
+    mine.delete(["0-0"])
+    assert other.run("index.upsert([record('0-0', '1')])") == "done"
+    assert texts_in(mine) == texts_after(5)
+    mine.close()
+    assert other.run("index.close()") == "done"
+
+
+HOLD = """
+import sqlite3
+holder = sqlite3.connect(path, isolation_level=None)
+holder.execute("BEGIN IMMEDIATE")
+holder.execute("DELETE FROM documents")
+"""
+
+
+def test_while_another_process_writes_readers_open_and_search_and_writers_are_refused(
+    tmp_path: Path, other: Child
+) -> None:
+    path = tmp_path / "index.db"
+    writer = SQLiteIndex(path, busy_timeout=0.2)
+    writer.upsert(batch(0))
+    assert other.run(f"path = {str(path)!r}") == "done"
+    assert other.run(HOLD) == "done"
+    reader = SQLiteIndex(path, busy_timeout=0)
+    assert texts_in(reader) == texts_in(writer) == texts_after(0)
+    for change in (lambda: writer.upsert(batch(1)), lambda: writer.delete(["0-0"])):
+        started = time.monotonic()
+        with pytest.raises(IndexLockedError, match=r"index\.db .*busy_timeout"):
+            change()
+        assert 0.15 <= time.monotonic() - started < 10
+    assert texts_in(writer) == texts_after(0)
+    assert other.run("holder.execute('ROLLBACK'); holder.close()") == "done"
+    writer.upsert(batch(1))
+    assert texts_in(reader) == texts_after(1)
+    writer.close()
+    reader.close()
+
+
+def test_a_second_writer_waits_for_the_first(tmp_path: Path, other: Child) -> None:
+    path = tmp_path / "index.db"
+    index = SQLiteIndex(path, busy_timeout=60)
+    index.upsert(batch(0))
+    assert other.run(f"path = {str(path)!r}") == "done"
+    assert other.run(HOLD) == "done"
+    other.start("time.sleep(0.5); holder.execute('ROLLBACK'); holder.close()")
+    started = time.monotonic()
+    index.upsert(batch(1))
+    assert time.monotonic() - started > 0.3
+    assert other.result() == "done"
+    assert texts_in(index) == texts_after(1)
+    index.close()
+
+
+# Creating the same file at the same time ----------------------------------------------------------
+
+
+def test_processes_that_create_one_file_at_the_same_time_share_it(
+    tmp_path: Path, children: list[Child]
+) -> None:
+    for attempt in range(6):
+        path = tmp_path / str(attempt) / "index.db"
+        at = time.time() + 0.1
+        for number, child in enumerate(children):
+            child.start(
+                f"time.sleep(max(0, {at} - time.time())); index = SQLiteIndex({str(path)!r}); "
+                f"index.upsert([record('{number}', '5')]); index.close()"
+            )
+        assert [child.result() for child in children] == ["done"] * len(children)
+        assert [file.name for file in path.parent.iterdir()] == ["index.db"]
+        index = SQLiteIndex(path)
+        assert texts_in(index) == {str(number): "5" for number in range(len(children))}
+        index.close()
+
+
+def test_of_two_models_that_create_one_file_the_first_to_store_has_it(
+    tmp_path: Path, children: list[Child]
+) -> None:
+    for attempt in range(4):
+        path = tmp_path / str(attempt) / "index.db"
+        at = time.time() + 0.1
+        for number, child in enumerate(children):
+            child.start(
+                f"time.sleep(max(0, {at} - time.time())); index = SQLiteIndex({str(path)!r}); "
+                f"index.bind(IndexModel('model {number}', '{number}', "
+                "('dense', 'sparse', 'multi_vector'))); "
+                f"index.upsert([record('{number}', '5')])"
+            )
+        results = [child.result() for child in children]
+        [winner] = [number for number, result in enumerate(results) if result == "done"]
+        for number, result in enumerate(results):
+            if number != winner:
+                assert result.startswith("IndexMismatchError")
+                assert f"'model {winner}'" in result
+                assert f"'model {number}'" in result
+        index = SQLiteIndex(path)
+        assert texts_in(index) == {str(winner): "5"}
+        index.close()
+
+
+# kill -9 ------------------------------------------------------------------------------------------
+
+INGEST = (
+    SHARED
+    + """
+for line in sys.stdin:
+    path, first = json.loads(line)
+    pid = os.fork()
+    if pid:
+        os.write(1, b"pid %d\\n" % pid)
+        os.waitpid(pid, 0)
+        os.write(1, b"gone\\n")
+        continue
+    index, n = SQLiteIndex(path), first
+    while True:
+        index.upsert(batch(n))
+        os.write(1, b"stored %d\\n" % n)
+        n += 1
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def ingestion() -> Iterator[Child]:
+    child = Child(INGEST)
+    yield child
+    child.close()
+
+
+def kill_while_storing(ingestion: Child, path: Path, first: int, delay: float) -> int:
+    """Let a process store batches from the `first`, kill it, and return the last acknowledged."""
+    ingestion.tell(json.dumps([str(path), first]))
+    last = first - 1
+    lines: list[str] = []
+    while not any(line.startswith("pid") for line in lines):
+        lines.append(ingestion.hear())
+    [pid] = [int(line.split()[1]) for line in lines if line.startswith("pid")]
+    time.sleep(delay)
+    os.kill(pid, signal.SIGKILL)
+    while lines[-1] != "gone":
+        lines.append(ingestion.hear())
+    for line in lines:
+        if line.startswith("stored"):
+            last = int(line.split()[1])
+    return last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(20))
+def test_no_acknowledged_batch_is_lost_and_none_is_half_there_after_kill_9(
+    tmp_path: Path, ingestion: Child, attempt: int
+) -> None:
+    """Killed three times in a row: during creation, and soon and later after reopening."""
+    path = tmp_path / "index.db"
+    chance = random.Random(attempt)
+    stored = -1
+    for longest in (0.03, 0.06, 0.3):
+        acknowledged = kill_while_storing(ingestion, path, stored + 1, chance.uniform(0, longest))
+        index = SQLiteIndex(path)
+        found = texts_in(index)
+        # Killed after COMMIT and before the acknowledgement, one more is there.
+        stored = max((int(id_.split("-")[0]) for id_ in found), default=-1)
+        assert acknowledged <= stored <= acknowledged + 1
+        assert found == texts_after(stored)
+        index.close()
+        assert [file.name for file in tmp_path.iterdir()] == ["index.db"]
+
+
+# Threads ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_each_search_of_eight_threads_equals_brute_force_over_some_committed_state(
+    tmp_path: Path, where: str
+) -> None:
+    batches = 25
+    encoder = HashEncoder(dim=8)
+    path = None if where == "memory" else tmp_path / "index.db"
+    fusion = WeightedSum(normalization=None)  # so that a document's score is its own affair
+    store = HybridVectorStore(encoder, path=path, fusion=fusion)
+    words = [f"word{n} common" for n in range(batches)]
+
+    # The scores, by text, that brute force gives.
+    [query] = encoder.encode_queries(["common word3 word9"])
+    brute_force = dict(
+        zip(words, fusion(score(query, encoder.encode_documents(words))), strict=True)
+    )
+
+    def store_batches() -> None:
+        for n in range(batches):
+            texts = {id_: words[int(text)] for id_, text in texts_after(n).items()}
+            changed = [id_ for id_ in texts if int(id_.split("-")[0]) >= n - 1]
+            store.add_texts([texts[id_] for id_ in changed], ids=changed)
+
+    finished = threading.Event()
+
+    def search() -> int:
+        states = set()
+        while not finished.is_set() or not states:
+            hits = store.search("common word3 word9", k=10**6)
+            found = {hit.document.id: hit.document.page_content for hit in hits}
+            last = max((int(id_.split("-")[0]) for id_ in found), default=-1)
+            assert found == {id_: words[int(t)] for id_, t in texts_after(last).items()}
+            assert len(found) == len(hits)
+            expected = [brute_force[hit.document.page_content] for hit in hits]
+            np.testing.assert_allclose([hit.score for hit in hits], expected, atol=1e-3)
+            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+            states.add(last)
+        return len(states)
+
+    with ThreadPoolExecutor(9) as pool:
+        searches = [pool.submit(search) for _ in range(8)]
+        try:
+            pool.submit(store_batches).result()
+        finally:
+            finished.set()
+        seen = [future.result() for future in searches]
+    assert max(seen) > 2, "nobody searched while batches were stored"
+    assert store.index.count() == batches * SIZE
+    store.close()
