@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -77,7 +78,7 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     """
     if isinstance(texts, (str, bytes)):
         raise InvalidInputError(
-            f"expected a list of texts, got {type(texts).__name__}: {_shortened(texts)}. "
+            f"expected a list of texts, got {type(texts).__name__}: {reprlib.repr(texts)}. "
             "Put it in a list: [text]"
         )
     if not isinstance(texts, Iterable):
@@ -92,7 +93,7 @@ def check_text(text: object, position: int, name: str = "text") -> None:
     """Raise InvalidInputError, naming the position, unless it is a string that UTF-8 can hold."""
     if not isinstance(text, str):
         raise InvalidInputError(
-            f"{name} {position} is {type(text).__name__} ({_shortened(text)}), not a string. "
+            f"{name} {position} is {type(text).__name__} ({reprlib.repr(text)}), not a string. "
             "Convert it, or leave it out",
             indices=[position],
         )
@@ -105,11 +106,6 @@ def check_text(text: object, position: int, name: str = "text") -> None:
             "text.encode('utf-8', 'replace').decode()",
             indices=[position],
         ) from error
-
-
-def _shortened(value: object, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -126,7 +122,12 @@ def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     chunk: list[str] = []
     characters = 0
     for position, text in enumerate(texts):
-        check_text(text, position)
+        try:
+            check_text(text, position)
+        except InvalidInputError:
+            if chunk:
+                yield chunk  # what came before is not lost
+            raise
         if chunk and characters + len(text) > _READ_AHEAD_CHARACTERS:
             yield chunk
             chunk, characters = [], 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -107,7 +108,10 @@ class BGEM3Embeddings(BaseModel, Embeddings):
 
     @property
     def fingerprint(self) -> str:
-        """Differs where documents would get other vectors: weights, pooling, instruction."""
+        """Differs with the weights, the tokenizer, the pooling or the document instruction.
+
+        Not with `max_length`, so that it can be raised without indexing everything again.
+        """
         checkpoint = self._checkpoint()
         settings = (checkpoint.content_hash, checkpoint.pooling, self.document_instruction)
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:32]
@@ -146,7 +150,8 @@ class BGEM3Embeddings(BaseModel, Embeddings):
             InvalidInputError: If `texts` is no list of strings, or one of them can't be encoded.
             ModelNotFoundError: If the model is neither here nor on the Hub.
             CheckpointError: If the model's folder is not complete.
-            EmbeddingError: If memory runs out even for one text alone; `.indices` names it.
+            EmbeddingError: If memory runs out even for one text alone, or the model's output is
+                not finite; `.indices` names the text.
         """
         return self._encode(check_texts(texts), self.document_instruction, self.max_length, views)
 
@@ -250,17 +255,50 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         wanted = VIEWS if views is None else check_views(views)
         if not texts:
             return []
+        from langchain_hfembed.embeddings.torch_engine import is_out_of_memory
+
         engine = self._engine()
         token_ids = self._token_ids([instruction + text for text in texts], maximum)
+        lengths = [len(ids) for ids in token_ids]
+        # Longest first: what shares a batch then needs little padding.
+        waiting = deque(sorted(range(len(texts)), key=lambda position: -lengths[position]))
+        max_tokens = _MAX_BATCH_TOKENS
         results: dict[int, HybridEmbedding] = {}
         with tqdm(total=len(texts), unit="text", disable=not self.show_progress) as bar:
-            for batch in _batches([len(ids) for ids in token_ids], self.batch_size):
-                for done, outputs in _forward(
-                    engine, token_ids, batch, wanted, results, first=first
-                ):
-                    for position, output in zip(done, outputs, strict=True):
+            while waiting:
+                size = max(1, min(self.batch_size, max_tokens // lengths[waiting[0]]))
+                batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+                outputs: list[TextOutput] = []
+                try:
+                    outputs = engine.forward([token_ids[position] for position in batch], wanted)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    if len(batch) == 1:
+                        raise _failed(
+                            f"text {first + batch[0]} ({lengths[batch[0]]} tokens) does not fit "
+                            f"into the memory of {engine.device}. Lower max_length, take "
+                            'dtype="float16" on a GPU, or device="cpu"',
+                            first + batch[0],
+                            results,
+                            first,
+                        ) from error
+                if not outputs:
+                    # Not in the except block, where the traceback holds the tensors that filled
+                    # the memory. What was too much stays too much for the rest of this call.
+                    engine.release_memory()
+                    max_tokens = len(batch) * lengths[batch[0]] // 2
+                    waiting.extendleft(reversed(batch))
+                    continue
+                position = batch[0]
+                try:
+                    for position, output in zip(batch, outputs, strict=True):
                         results[position] = _embedding(output, token_ids[position], engine)
-                    bar.update(len(done))
+                except ValueError as error:
+                    raise _failed(
+                        f"text {first + position}: {error}", first + position, results, first
+                    ) from error
+                bar.update(len(batch))
         return [results[position] for position in range(len(texts))]
 
     def _token_ids(self, texts: list[str], maximum: int) -> list[list[int]]:
@@ -285,56 +323,15 @@ def _dense(embedding: HybridEmbedding) -> list[float]:
     return vector
 
 
-def _batches(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
-    """Positions of texts, longest first, so that what shares a batch needs little padding."""
-    batch: list[int] = []
-    for position in sorted(range(len(lengths)), key=lambda p: -lengths[p]):
-        room = max(1, min(batch_size, _MAX_BATCH_TOKENS // lengths[batch[0]])) if batch else 1
-        if len(batch) >= room:
-            yield batch
-            batch = []
-        batch.append(position)
-    if batch:
-        yield batch
-
-
-def _forward(
-    engine: TorchEngine,
-    token_ids: list[list[int]],
-    batch: list[int],
-    views: tuple[View, ...],
-    finished: dict[int, HybridEmbedding],
-    *,
-    first: int,
-) -> Iterator[tuple[list[int], list[TextOutput]]]:
-    """Run a batch; where memory does not suffice, its halves."""
-    from langchain_hfembed.embeddings.torch_engine import is_out_of_memory
-
-    try:
-        outputs = engine.forward([token_ids[position] for position in batch], views)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(batch) == 1:
-            raise EmbeddingError(
-                f"text {first + batch[0]} ({len(token_ids[batch[0]])} tokens) does not fit into "
-                f"the memory of {engine.device}. Lower max_length, take "
-                'dtype="float16" on a GPU, or device="cpu"',
-                indices=[first + batch[0]],
-                completed={
-                    first + position: _dense(embedding)
-                    for position, embedding in finished.items()
-                    if embedding.dense is not None
-                },
-            ) from error
-    else:
-        yield batch, outputs
-        return
-    # Outside of the except block: the traceback holds the tensors that filled the memory.
-    engine.release_memory()
-    half = len(batch) // 2
-    for part in (batch[:half], batch[half:]):
-        yield from _forward(engine, token_ids, part, views, finished, first=first)
+def _failed(
+    message: str, index: int, finished: dict[int, HybridEmbedding], first: int
+) -> EmbeddingError:
+    completed = {
+        first + position: _dense(embedding)
+        for position, embedding in finished.items()
+        if embedding.dense is not None
+    }
+    return EmbeddingError(message, indices=[index], completed=completed)
 
 
 def _embedding(output: TextOutput, ids: list[int], engine: TorchEngine) -> HybridEmbedding:
@@ -346,7 +343,8 @@ def _embedding(output: TextOutput, ids: list[int], engine: TorchEngine) -> Hybri
 
 def _lexical_weights(ids: np.ndarray, weights: np.ndarray, special_ids: np.ndarray) -> SparseVector:
     """The largest weight of each token that stands for text, where it is above zero."""
-    kept = (weights > 0) & ~np.isin(ids, special_ids)
+    # Not `weights > 0`, which would drop NaN, the sign of a model that overflows.
+    kept = ~(weights <= 0) & ~np.isin(ids, special_ids)
     unique, where = np.unique(ids[kept], return_inverse=True)
     largest = np.zeros(len(unique), np.float32)
     np.maximum.at(largest, where, weights[kept])

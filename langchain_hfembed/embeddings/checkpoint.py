@@ -25,7 +25,15 @@ _TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt")
 # Left out: exports to other frameworks (2 GB in BAAI/bge-m3 alone) and pictures.
 _ON_THE_HUB = ("*.json", "*.safetensors", "pytorch_model*.bin", "*.pt", "*.model", "*.txt")
 _NOT_FROM_THE_HUB = ("onnx/*", "openvino/*")
-_SAMPLE = 1 << 20
+_HASHED_WHOLE = (
+    "config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    SPARSE_HEAD,
+    COLBERT_HEAD,
+    *_TOKENIZERS,
+)
+_SAMPLE, _SAMPLE_EVERY = 4 << 10, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,7 @@ def _missing(folder: Path) -> list[str]:
 
 
 def _from_the_hub(model_name: str, revision: str | None, cache_folder: str | None) -> Path:
+    from httpx import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -125,10 +134,11 @@ def _from_the_hub(model_name: str, revision: str | None, cache_folder: str | Non
         raise ModelNotFoundError(
             f"{model_name!r} is neither a folder nor a valid model id of the Hub: {error}"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError) as error:
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise ModelNotFoundError(
             f"the model {model_name!r} is not on this machine and could not be fetched from the "
-            f"Hugging Face Hub ({type(error).__name__}). Check the name; with a network, run "
+            f"Hugging Face Hub ({reason}). Check the name; with a network, run "
             f"`hf download {model_name}` (add `--token` for a private model); without one, copy "
             "the model's folder here and pass its path as model_name"
         ) from error
@@ -167,7 +177,7 @@ def _stated_pooling(folder: Path) -> Pooling:
 def _content_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.name in ("config.json", SPARSE_HEAD, COLBERT_HEAD, *_TOKENIZERS):
+        if file.name in _HASHED_WHOLE:
             digest.update(file.name.encode() + file.read_bytes())
         elif file.suffix in (".safetensors", ".bin") and file.is_file():
             digest.update(file.name.encode() + _sampled(file))
@@ -175,11 +185,11 @@ def _content_hash(folder: Path) -> str:
 
 
 def _sampled(file: Path) -> bytes:
-    """Size, beginning, middle and end: reading 2 GB at each start would cost seconds."""
+    """Its size and 4 KB of every 4 MB, so of each large matrix: to read 2 GB takes seconds."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         parts = [str(size).encode()]
-        for offset in (0, size // 2, max(0, size - _SAMPLE)):
+        for offset in range(0, size, _SAMPLE_EVERY):
             stream.seek(offset)
             parts.append(stream.read(_SAMPLE))
     return b"".join(parts)

@@ -73,7 +73,7 @@ class DenseEncoder:
             raise InvalidResponseError(
                 f"{self.model_name} returned {len(vectors)} vectors for {len(checked)} texts"
             )
-        return [HybridEmbedding(dense=np.asarray(vector, np.float32)) for vector in vectors]
+        return [self._embedding(vector, position) for position, vector in enumerate(vectors)]
 
     def encode_queries(
         self, texts: Sequence[str], views: Iterable[View] | None = None
@@ -81,8 +81,8 @@ class DenseEncoder:
         """Embed queries; see `HybridEncoder`."""
         _only_dense(views)
         return [
-            HybridEmbedding(dense=np.asarray(self.embeddings.embed_query(text), np.float32))
-            for text in check_texts(texts)
+            self._embedding(self.embeddings.embed_query(text), position)
+            for position, text in enumerate(check_texts(texts))
         ]
 
     def iter_encode_documents(
@@ -100,6 +100,15 @@ class DenseEncoder:
     def decode_token(self, token_id: int) -> str:
         """There is no sparse view, hence no token."""
         return str(token_id)
+
+    def _embedding(self, vector: object, position: int) -> HybridEmbedding:
+        try:
+            return HybridEmbedding(dense=np.asarray(vector, np.float32))
+        except (TypeError, ValueError) as error:
+            raise InvalidResponseError(
+                f"{self.model_name} returned no vector for text {position}: {error}",
+                indices=[position],
+            ) from error
 
 
 def _only_dense(views: Iterable[View] | None) -> None:

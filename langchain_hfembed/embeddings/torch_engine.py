@@ -136,6 +136,8 @@ class TorchEngine:
 
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
 
     def _dense(self, hidden: torch.Tensor, is_token: torch.Tensor) -> FloatArray:
         if self.pooling == "cls":
@@ -156,8 +158,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch ran out of memory; on a CPU and on Apple's GPUs only the text tells."""
     import torch
 
+    phrases = ("out of memory", "can't allocate memory", "not enough memory")  # the last: Windows
     return isinstance(error, torch.OutOfMemoryError) or any(
-        phrase in str(error).lower() for phrase in ("out of memory", "can't allocate memory")
+        phrase in str(error).lower() for phrase in phrases
     )
 
 

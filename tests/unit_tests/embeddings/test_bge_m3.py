@@ -489,6 +489,20 @@ def test_torchs_own_refusal_on_a_cpu_counts_as_out_of_memory():
     assert torch_engine.is_out_of_memory(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("message", "memory"),
+    [
+        # c10/core/impl/alloc_cpu.cpp, on Linux and on Windows; torch's MPS allocator.
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes.", True),
+        ("DefaultCPUAllocator: not enough memory: you tried to allocate 64 bytes.", True),
+        ("MPS backend out of memory (MPS allocated: 18.00 GB)", True),
+        ("mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)", False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors_by_its_text(message, memory):
+    assert torch_engine.is_out_of_memory(RuntimeError(message)) is memory
+
+
 def _no_memory_for(token_id):
     import torch
 

@@ -133,6 +133,7 @@ def assert_same_embedding(
 # What goes in comes out -----------------------------------------------------------------------
 
 
+@settings(max_examples=50)
 @given(corpus=some_views.flatmap(corpora), batch_size=st.integers(1, 4))
 def test_documents_come_back_as_they_were_stored(
     corpus: list[IndexRecord], batch_size: int
@@ -147,6 +148,7 @@ def test_documents_come_back_as_they_were_stored(
         assert_same_embedding(mine.embedding, theirs.embedding, 1e-6)
 
 
+@settings(max_examples=50)
 @given(corpus=corpora(min_size=1))
 def test_types_within_metadata_survive(corpus: list[IndexRecord]) -> None:
     """repr() tells 1 from True and 1.0, which == does not."""
@@ -499,6 +501,7 @@ def queried_corpora(draw: st.DrawFn) -> tuple[list[IndexRecord], HybridEmbedding
     return draw(corpora(views, min_size=1)), draw(embeddings(tuple(asked)))
 
 
+@settings(max_examples=50)
 @given(queried_corpora(), st.randoms(use_true_random=False))
 def test_scores_equal_those_of_the_stored_records(
     case: tuple[list[IndexRecord], HybridEmbedding], random: Any
@@ -516,6 +519,7 @@ def test_scores_equal_those_of_the_stored_records(
         np.testing.assert_allclose(values, getattr(expected, view), atol=EPSILON)
 
 
+@settings(max_examples=50)
 @given(corpora(min_size=1), embeddings())
 def test_scores_equal_their_definitions(corpus: list[IndexRecord], query: HybridEmbedding) -> None:
     index = SQLiteIndex(multi_vector_dtype="float32")

@@ -2,67 +2,75 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import langchain_hfembed
 from langchain_hfembed import (
-    HybridIndexError,
     HybridVectorStore,
     IndexLockedError,
-    IndexMismatchError,
     IndexRecord,
     SQLiteIndex,
     WeightedSum,
     score,
 )
-from langchain_hfembed.index.base import IndexModel
 from langchain_hfembed.vectors import HybridEmbedding, SparseVector
 from tests.encoders import HashEncoder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked and killed")
 
-# The n-th batch stores some documents and rewrites those of the batch before, so that a state is
-# known by its last batch, and half a batch is no state at all. Both sides of a test run this.
-SHARED = """
-import json, os, sys, time
+SIZE = 8
+
+
+def record(id_: str, text: str) -> IndexRecord:
+    """A document all of which follows from its text, a number."""
+    number = int(text)
+    embedding = HybridEmbedding(
+        np.array([1, number]),
+        SparseVector(np.array([number, 10**6]), np.array([1, 2])),
+        np.array([[1, number]] * 30),
+    )
+    return IndexRecord(id_, text, {"number": number}, embedding)
+
+
+def batch(n: int) -> list[IndexRecord]:
+    """Some new documents, and those of the batch before rewritten.
+
+    So a state is known by its last batch, and half a batch makes no state at all.
+    """
+    rewritten = [record(f"{n - 1}-{j}", str(n)) for j in range(SIZE) if n]
+    return rewritten + [record(f"{n}-{j}", str(n)) for j in range(SIZE)]
+
+
+# What the other processes start with; of our package they import what they need and no more.
+PRELUDE = f"""
+from __future__ import annotations
+import json, os, sqlite3, sys, time
+import numpy as np
 from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.index.base import IndexModel, IndexRecord
 from langchain_hfembed.index.sqlite import SQLiteIndex
 from langchain_hfembed.vectors import HybridEmbedding, SparseVector
-
-SIZE = 8
-
-def record(id_, text):
-    number = int(text)
-    embedding = HybridEmbedding(
-        [1.0, number], SparseVector([number, 10**6], [1.0, 2.0]), [[1.0, number]] * 30
-    )
-    return IndexRecord(id_, text, {"number": number}, embedding)
-
-def batch(n):
-    rewritten = [record(f"{n - 1}-{j}", str(n)) for j in range(SIZE) if n]
-    return rewritten + [record(f"{n}-{j}", str(n)) for j in range(SIZE)]
+SIZE = {SIZE}
+{inspect.getsource(record)}
+{inspect.getsource(batch)}
 """
-exec(SHARED)  # defines record() and batch()
-SIZE: int
-record: Callable[[str, str], IndexRecord]
-batch: Callable[[int], list[IndexRecord]]
 
-QUERY = HybridEmbedding([1, 0], SparseVector.from_dict({10**6: 1.0}), [[1, 0]])  # type: ignore[arg-type]
+QUERY = HybridEmbedding(np.array([1, 0]), SparseVector.from_dict({10**6: 1.0}), np.array([[1, 0]]))
 
 
 def texts_after(last: int) -> dict[str, str]:
@@ -93,7 +101,7 @@ class Child:
     """Another process, which runs what it is told."""
 
     PROGRAM = (
-        SHARED
+        PRELUDE
         + """
 for line in sys.stdin:
     try:
@@ -204,7 +212,6 @@ def test_both_may_write_in_turn(tmp_path: Path, other: Child) -> None:
 
 
 HOLD = """
-import sqlite3
 holder = sqlite3.connect(path, isolation_level=None)
 holder.execute("BEGIN IMMEDIATE")
 holder.execute("DELETE FROM documents")
@@ -270,6 +277,27 @@ def test_processes_that_create_one_file_at_the_same_time_share_it(
         index.close()
 
 
+def test_finishing_a_file_that_another_process_began_waits_for_that_process(
+    tmp_path: Path, other: Child
+) -> None:
+    """The moment of a race, held still: the tables are there, the write-ahead log is not yet."""
+    path = tmp_path / "index.db"
+    SQLiteIndex(path).close()
+    begun = sqlite3.connect(path, isolation_level=None)
+    assert begun.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    begun.close()
+    assert other.run(f"path = {str(path)!r}") == "done"
+    assert other.run(HOLD) == "done"
+    with pytest.raises(IndexLockedError, match=r"index\.db"):
+        SQLiteIndex(path, busy_timeout=0.1)
+    other.start("time.sleep(0.5); holder.execute('ROLLBACK'); holder.close()")
+    index = SQLiteIndex(path, busy_timeout=60)
+    assert other.result() == "done"
+    index.upsert(batch(0))
+    assert texts_in(index) == texts_after(0)
+    index.close()
+
+
 def test_of_two_models_that_create_one_file_the_first_to_store_has_it(
     tmp_path: Path, children: list[Child]
 ) -> None:
@@ -298,7 +326,7 @@ def test_of_two_models_that_create_one_file_the_first_to_store_has_it(
 # kill -9 ------------------------------------------------------------------------------------------
 
 INGEST = (
-    SHARED
+    PRELUDE
     + """
 for line in sys.stdin:
     path, first = json.loads(line)
