@@ -100,10 +100,10 @@ class WeightedSum:
             return np.zeros(0, np.float32)
         normalize = _NORMALIZATIONS[self.normalization]
         total = _total_weight(self, scores)
-        fused = np.zeros(len(scores), np.float32)
+        fused = np.zeros(len(scores), np.float64)  # in float32 weights may add up to 1.0000001
         for view, values in scores.present():
             fused += getattr(self, view) / total * normalize(values)
-        return fused
+        return fused.astype(np.float32)
 
 
 @dataclass(frozen=True)

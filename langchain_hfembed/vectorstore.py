@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from langchain_core.documents import Document
@@ -22,9 +21,9 @@ from langchain_hfembed.fusion import Fusion, WeightedSum
 from langchain_hfembed.hits import Hit, document_of, find
 from langchain_hfembed.index.base import HybridIndex, IndexModel, IndexRecord, metadata_json
 from langchain_hfembed.index.sqlite import SQLiteIndex
-from langchain_hfembed.vectors import HybridEmbedding
+from langchain_hfembed.vectors import HybridEmbedding, View
 
-_BATCH = 128  # documents a transaction
+_BATCH_BYTES = 256 << 20  # of token vectors: 8 texts of BGE-M3's 8,192 tokens
 _COSINE = WeightedSum(dense=1, sparse=0, multi_vector=0, normalization=None)
 
 
@@ -96,6 +95,7 @@ class HybridVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: list[str] | None = None,
+        batch_size: int = 128,
         **kwargs: Any,
     ) -> list[str]:
         """Store texts, replacing those of the same ids.
@@ -107,6 +107,8 @@ class HybridVectorStore(VectorStore):
             texts: The texts.
             metadatas: JSON metadata, one a text.
             ids: Ids, one a text; new ones where None.
+            batch_size: Documents a transaction, at most; fewer where their token vectors are
+                large.
             **kwargs: Refused: there are no other options.
 
         Returns:
@@ -117,6 +119,8 @@ class HybridVectorStore(VectorStore):
             IndexMismatchError: If the index was made by another model.
         """
         _refuse(kwargs)
+        if batch_size < 1:
+            raise InvalidInputError(f"batch_size={batch_size} must be 1 or more")
         checked = check_texts(texts)
         records = _records(checked, metadatas, ids)
         self._bind()
@@ -125,7 +129,7 @@ class HybridVectorStore(VectorStore):
             IndexRecord(record.id, record.text, record.metadata, embedding)
             for record, embedding in zip(records, embeddings, strict=True)
         )
-        while batch := list(islice(encoded, _BATCH)):
+        for batch in _batches(encoded, batch_size):
             self.index.upsert(batch)
         return [record.id for record in records]
 
@@ -137,32 +141,36 @@ class HybridVectorStore(VectorStore):
             **kwargs: Refused: there are no other options.
         """
         _refuse(kwargs)
-        _refuse_one_string(ids)
+        _check_ids(ids)
         self.index.delete(ids)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Documents by id, in the order of the ids, without those that are not there."""
-        _refuse_one_string(ids)
+        _check_ids(ids)
         return [document_of(record) for record in self.index.get(ids)]
 
     # Searching
 
-    def search(  # type: ignore[override]  # LangChain's takes the type of search, and none has hits
-        self,
-        query: str,
-        k: int = 4,
-        fetch_k: int | None = None,
-        fusion: Fusion | None = None,
-    ) -> list[Hit]:
+    @overload
+    def search(
+        self, query: str, k: int = 4, fetch_k: int | None = None, fusion: Fusion | None = None
+    ) -> list[Hit]: ...
+    @overload
+    def search(self, query: str, search_type: str, **kwargs: Any) -> list[Document]: ...
+
+    def search(self, query: str, *args: Any, **kwargs: Any) -> list[Hit] | list[Document]:
         """Find documents, with their score and rank in each view.
+
+        LangChain's own `search(query, search_type, ...)`, which its self-query retriever calls,
+        works too, and returns documents.
 
         Args:
             query: What to look for.
-            k: How many documents, at most.
-            fetch_k: Candidates of the dense and of the sparse view, at least `k`; None for the
-                store's.
-            fusion: How the scores become one; None for the store's.
+            *args: In this order, or by name: `k`, how many documents, at most (4); `fetch_k`,
+                candidates of the dense and of the sparse view, at least `k` (the store's); and
+                `fusion`, how the scores become one (the store's).
+            **kwargs: Likewise.
 
         Returns:
             Hits, the best first; ties in the order in which the documents were stored.
@@ -172,29 +180,32 @@ class HybridVectorStore(VectorStore):
             IndexMismatchError: If the index was made by another model.
             ValueError: If the fusion gives no weight to any view that there is.
         """
-        _check_counts(k, fetch_k)
-        [encoded] = self.encoder.encode_queries([query])
-        return self._hits(encoded, k, fetch_k, fusion)
+        if _names_search_type(args, kwargs):
+            return super().search(query, *args, **kwargs)
+        return self._search(query, *args, **kwargs)
 
-    async def asearch(  # type: ignore[override]  # as search()
-        self,
-        query: str,
-        k: int = 4,
-        fetch_k: int | None = None,
-        fusion: Fusion | None = None,
-    ) -> list[Hit]:
+    @overload
+    async def asearch(
+        self, query: str, k: int = 4, fetch_k: int | None = None, fusion: Fusion | None = None
+    ) -> list[Hit]: ...
+    @overload
+    async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]: ...
+
+    async def asearch(self, query: str, *args: Any, **kwargs: Any) -> list[Hit] | list[Document]:
         """Find documents without blocking the event loop; see `search`."""
-        return await run_in_executor(None, self.search, query, k, fetch_k, fusion)
+        if _names_search_type(args, kwargs):
+            return await super().asearch(query, *args, **kwargs)
+        return await run_in_executor(None, self._search, query, *args, **kwargs)
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """The documents of `search`."""
-        return [hit.document for hit in self.search(query, k, **kwargs)]
+        return [hit.document for hit in self._search(query, k, **kwargs)]
 
     def similarity_search_with_score(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """The documents of `search` with their fused scores, higher is better."""
-        return [(hit.document, hit.score) for hit in self.search(query, k, **kwargs)]
+        return [(hit.document, hit.score) for hit in self._search(query, k, **kwargs)]
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, **kwargs: Any
@@ -269,9 +280,22 @@ class HybridVectorStore(VectorStore):
         """Close the index."""
         self.index.close()
 
-    def _select_relevance_score_fn(self) -> Any:
+    def __enter__(self) -> HybridVectorStore:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
         # min_max and dbsf give [0, 1] already; other fusions' scales are theirs.
         return float
+
+    def _search(
+        self, query: str, k: int = 4, fetch_k: int | None = None, fusion: Fusion | None = None
+    ) -> list[Hit]:
+        _check_counts(k, fetch_k)
+        [encoded] = self.encoder.encode_queries([query])
+        return self._hits(encoded, k, fetch_k, fusion)
 
     def _bind(self) -> None:
         if not self._is_bound:
@@ -304,7 +328,8 @@ class HybridVectorStore(VectorStore):
                 "use similarity_search"
             )
         ids = [str(hit.document.id) for hit in hits]
-        vectors = [r.embedding.dense for r in self.index.get(ids, with_embeddings=True)]
+        dense: tuple[View, ...] = ("dense",)
+        vectors = [record.embedding.dense for record in self.index.get(ids, views=dense)]
         chosen = maximal_marginal_relevance(
             np.array(query.dense), [v.tolist() for v in vectors if v is not None], lambda_mult, k
         )
@@ -315,7 +340,8 @@ def _records(
     texts: list[str], metadatas: Sequence[dict[str, Any]] | None, ids: Sequence[str | None] | None
 ) -> list[IndexRecord]:
     """Texts, metadata and ids side by side, once each of them can be stored."""
-    _refuse_one_string(ids)
+    if isinstance(ids, str):
+        _check_ids(ids)
     for name, values in (("metadatas", metadatas), ("ids", ids)):
         if values is not None and len(values) != len(texts):
             raise InvalidInputError(f"{len(texts)} texts, but {len(values)} {name}")
@@ -335,19 +361,40 @@ def _records(
     return records
 
 
+def _batches(records: Iterable[IndexRecord], size: int) -> Iterator[list[IndexRecord]]:
+    """Records to store at once: `size` at most, fewer with 256 MB of token vectors."""
+    batch: list[IndexRecord] = []
+    room = _BATCH_BYTES
+    for record in records:
+        batch.append(record)
+        tokens = record.embedding.multi_vector
+        room -= 0 if tokens is None else tokens.nbytes
+        if len(batch) >= size or room <= 0:
+            yield batch
+            batch, room = [], _BATCH_BYTES
+    if batch:
+        yield batch
+
+
 def _dense_only(embedding: list[float]) -> HybridEmbedding:
     return HybridEmbedding(dense=np.asarray(embedding, np.float32))
 
 
-def _check_counts(k: int, fetch_k: int | None = None) -> None:
+def _check_counts(k: object, fetch_k: object = None) -> None:
     for name, value in (("k", k), ("fetch_k", fetch_k)):
-        if value is not None and value < 1:
-            raise InvalidInputError(f"{name}={value} must be 1 or more")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InvalidInputError(f"{name}={value!r} must be a whole number, 1 or more")
 
 
-def _refuse_one_string(ids: Sequence[str | None] | None) -> None:
+def _check_ids(ids: Iterable[str] | None) -> None:
     if isinstance(ids, str):
         raise InvalidInputError(f"expected a list of ids, got {ids!r}. Put it in a list: [{ids!r}]")
+    for position, id_ in enumerate(ids or ()):
+        check_text(id_, position, "id")
+
+
+def _names_search_type(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return "search_type" in kwargs or (bool(args) and isinstance(args[0], str))
 
 
 def _refuse(kwargs: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ _HASHED_WHOLE = (
     COLBERT_HEAD,
     *_TOKENIZERS,
 )
-_SAMPLE, _SAMPLE_EVERY = 4 << 10, 4 << 20
+_SMALL, _SAMPLE, _SAMPLE_EVERY = 32 << 20, 4 << 10, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,13 @@ def _content_hash(folder: Path) -> str:
 
 
 def _sampled(file: Path) -> bytes:
-    """Its size and 4 KB of every 4 MB, so of each large matrix: to read 2 GB takes seconds."""
+    """All of a small file; of a large one its size and 4 KB of every 4 MB, so of each large matrix.
+
+    To read 2 GB takes seconds.
+    """
     size = file.stat().st_size
+    if size <= _SMALL:
+        return file.read_bytes()
     with file.open("rb") as stream:
         parts = [str(size).encode()]
         for offset in range(0, size, _SAMPLE_EVERY):

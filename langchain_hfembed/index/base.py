@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -74,8 +74,11 @@ class HybridIndex(Protocol):
         """Remove documents by id, all of them for None; ids that are not there do no harm."""
         ...
 
-    def get(self, ids: Sequence[str], *, with_embeddings: bool = False) -> list[IndexRecord]:
-        """Documents by id, in the order of the ids, without those that are not there."""
+    def get(self, ids: Sequence[str], *, views: Collection[View] = ()) -> list[IndexRecord]:
+        """Documents by id, in the order of the ids, without those that are not there.
+
+        Their embeddings have these views, and none unless asked for.
+        """
         ...
 
     def candidates(self, query: HybridEmbedding, fetch_k: int) -> list[str]:

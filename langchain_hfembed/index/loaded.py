@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.matrices import DenseMatrix, Growing, SparseMatrix
-from langchain_hfembed.index.sqlite_rows import joined, malformed, sparse_vectors, unit_vectors
+from langchain_hfembed.index.sqlite_rows import joined, malformed, sparse_vectors, stored_vectors
 
-_ROWS_AT_ONCE = 4096  # so that opening needs little memory beyond what it keeps
+_ROWS_AT_ONCE = 4096
 
 
 class LoadedVectors:
@@ -74,7 +74,7 @@ class LoadedVectors:
             (self._last_key,),
         )
         while rows := added.fetchmany(_ROWS_AT_ONCE):
-            self._append(rows, properties.get("dense_dim"))
+            self._append(rows, properties)
 
     def _remove(self, keys: NDArray[np.int64]) -> None:
         kept = ~np.isin(self.keys, keys)
@@ -90,17 +90,20 @@ class LoadedVectors:
     def _append(
         self,
         rows: Sequence[tuple[int, str, bytes | None, bytes | None, bytes | None]],
-        dim: str | None,
+        properties: Mapping[str, str],
     ) -> None:
         keys, ids, dense, indices, values = zip(*rows, strict=True)
-        if dense[0] is not None:
-            vectors = unit_vectors(joined(dense), dim)
+        views = properties["views"].split(", ")
+        if ("dense" in views and None in dense) or ("sparse" in views and None in indices):
+            raise malformed("documents: some have no vectors")
+        if "dense" in views:
+            vectors = stored_vectors(joined(dense), properties.get("dense_dim"))
             if len(vectors) != len(keys):
                 raise malformed("dense vectors")
             if self.dense is None:
                 self.dense = DenseMatrix(vectors.shape[1])
             self.dense.append(vectors)
-        if indices[0] is not None:
+        if "sparse" in views:
             if self.sparse is None:
                 self.sparse = SparseMatrix()
             self.sparse.append(*sparse_vectors(indices, values))

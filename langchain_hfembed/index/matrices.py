@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -79,54 +80,74 @@ class DenseMatrix:
 
 
 class SparseMatrix:
-    """Token weights of all documents; searched by token, for which they are sorted on demand."""
+    """Token weights of all documents, sorted by token.
+
+    Kept in segments, of which each is at least twice as large as the next, so that adding a
+    document does not sort all weights again. Not SciPy's CSC, which has a number for each token up
+    to the largest: 16 GB for hashed words, whose ids go up to 2**31.
+    """
 
     def __init__(self) -> None:
-        self._sizes = Growing(np.int64)
-        self._indices = Growing(np.int32)
-        self._values = Growing(np.float32)
-        self._by_token: tuple[NDArray[np.int32], NDArray[np.int32], FloatArray] | None = None
+        self._segments: list[_Segment] = []
+        self._documents = 0
 
-    def append(self, sizes: Sequence[int], indices: NDArray[np.int32], values: FloatArray) -> None:
+    def append(self, sizes: Sequence[int], tokens: NDArray[np.int32], values: FloatArray) -> None:
         """Add documents.
 
         Args:
             sizes: How many weights each has, shape `(n,)`.
-            indices: Token ids of all of them, one after the other.
+            tokens: Token ids of all of them, one after the other.
             values: The weights.
         """
-        self._sizes.append(np.asarray(sizes, np.int64))
-        self._indices.append(indices)
-        self._values.append(values)
-        self._by_token = None
+        rows = np.arange(self._documents, self._documents + len(sizes), dtype=np.int32)
+        self._documents += len(sizes)
+        self._segments.append(_Segment(tokens, np.repeat(rows, sizes), values).sorted())
+        while len(self._segments) > 1 and 2 * len(self._segments[-1]) > len(self._segments[-2]):
+            newer, older = self._segments.pop(), self._segments.pop()
+            self._segments.append(older.merged(newer))
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Drop the documents where the mask is False."""
-        of_weights = np.repeat(mask, self._sizes.rows)
-        self._indices.keep(of_weights)
-        self._values.keep(of_weights)
-        self._sizes.keep(mask)
-        self._by_token = None
+        self._segments = [segment.kept(mask) for segment in self._segments]
+        self._documents = int(mask.sum())
 
     def scores(self, query: SparseVector, rows: NDArray[np.intp] | None = None) -> FloatArray:
         """Dot products with a query, of all documents or of those in `rows`."""
-        if self._by_token is None:
-            self._by_token = self._sorted_by_token()
-        tokens, documents, values = self._by_token
-        scores = np.zeros(len(self._sizes.rows), np.float32)
-        starts = np.searchsorted(tokens, query.indices, "left")
-        ends = np.searchsorted(tokens, query.indices, "right")
-        for start, end, weight in zip(starts, ends, query.values, strict=True):
-            scores[documents[start:end]] += weight * values[start:end]
+        scores = np.zeros(self._documents, np.float32)
+        for segment in self._segments:
+            segment.add_scores(query, scores)
         return scores if rows is None else scores[rows]
 
-    def _sorted_by_token(self) -> tuple[NDArray[np.int32], NDArray[np.int32], FloatArray]:
-        """Token, document and value of each weight.
 
-        Not SciPy's CSC, which has a number for each token up to the largest: 16 GB for hashed
-        words, whose ids go up to 2**31.
-        """
-        sizes, tokens = self._sizes.rows, self._indices.rows
-        order = np.argsort(tokens, kind="stable")
-        documents = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-        return tokens[order], documents[order], self._values.rows[order]
+@dataclass(frozen=True, eq=False)
+class _Segment:
+    """Weights as token, document and value, each of shape `(n,)`."""
+
+    tokens: NDArray[np.int32]
+    documents: NDArray[np.int32]
+    values: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def sorted(self) -> _Segment:
+        order = np.argsort(self.tokens, kind="stable")
+        return _Segment(self.tokens[order], self.documents[order], self.values[order])
+
+    def merged(self, newer: _Segment) -> _Segment:
+        return _Segment(
+            np.concatenate([self.tokens, newer.tokens]),
+            np.concatenate([self.documents, newer.documents]),
+            np.concatenate([self.values, newer.values]),
+        ).sorted()
+
+    def kept(self, mask: NDArray[np.bool_]) -> _Segment:
+        new_rows = (np.cumsum(mask) - 1).astype(np.int32)
+        stays = mask[self.documents]
+        return _Segment(self.tokens[stays], new_rows[self.documents[stays]], self.values[stays])
+
+    def add_scores(self, query: SparseVector, scores: FloatArray) -> None:
+        starts = np.searchsorted(self.tokens, query.indices, "left")
+        ends = np.searchsorted(self.tokens, query.indices, "right")
+        for start, end, weight in zip(starts, ends, query.values, strict=True):
+            scores[self.documents[start:end]] += weight * self.values[start:end]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_hfembed.errors import HybridIndexError
+from langchain_hfembed.errors import HybridIndexError, InvalidInputError
 from langchain_hfembed.index.base import IndexModel, IndexRecord, metadata_json
 from langchain_hfembed.index.compatibility import (
     require_model,
@@ -28,12 +29,12 @@ from langchain_hfembed.index.sqlite_rows import (
     insert,
     malformed,
     metadata_of,
-    multi_vectors,
     properties_of,
     remove,
+    token_vectors,
 )
-from langchain_hfembed.scoring import Scores, mean_maxsim, top_k, unit_embedding
-from langchain_hfembed.vectors import FloatArray, HybridEmbedding
+from langchain_hfembed.scoring import Scores, mean_maxsims, top_k, unit_embedding
+from langchain_hfembed.vectors import FloatArray, HybridEmbedding, View
 
 MultiVectorDtype = Literal["float16", "float32"]
 
@@ -44,7 +45,8 @@ class SQLiteIndex:
     Dense and sparse vectors are also held in memory and searched exactly; multi-vectors stay in
     the file and are read for candidates. Each `upsert` is one transaction. Several processes may
     read while one writes; they see each committed batch at their next search. Objects can be
-    shared between threads. Nothing in the file is pickled.
+    shared between threads, whose searches and writes take turns, but not across a fork. Nothing in
+    the file is pickled.
 
     Args:
         path: The file, made on first use with its folder, or `":memory:"`.
@@ -64,6 +66,11 @@ class SQLiteIndex:
         multi_vector_dtype: MultiVectorDtype | None = None,
         busy_timeout: float = 30.0,
     ) -> None:
+        if multi_vector_dtype not in (None, *get_args(MultiVectorDtype)):
+            raise InvalidInputError(
+                f"multi_vector_dtype={multi_vector_dtype!r} must be one of "
+                f"{', '.join(get_args(MultiVectorDtype))}"
+            )
         self._file = SQLiteFile(fspath(path), busy_timeout)
         self._model: IndexModel | None = None
         self._loaded = LoadedVectors()
@@ -114,7 +121,7 @@ class SQLiteIndex:
                 keys = [key for key, *_ in documents_of(connection, ids)]
             remove(connection, keys)
 
-    def get(self, ids: Sequence[str], *, with_embeddings: bool = False) -> list[IndexRecord]:
+    def get(self, ids: Sequence[str], *, views: Collection[View] = ()) -> list[IndexRecord]:
         """Documents by id, in the order of the ids; see `HybridIndex.get`."""
         with self._file.transaction() as connection:
             properties = properties_of(connection)
@@ -122,11 +129,8 @@ class SQLiteIndex:
                 id_: (key, text, metadata_of(metadata))
                 for key, id_, text, metadata in documents_of(connection, ids)
             }
-            embeddings = (
-                embeddings_of(connection, [key for key, _, _ in found.values()], properties)
-                if with_embeddings
-                else {}
-            )
+            keys = [key for key, _, _ in found.values()] if views else []
+            embeddings = embeddings_of(connection, keys, properties, views)
         nothing = HybridEmbedding()
         return [
             IndexRecord(id_, text, metadata, embeddings.get(key, nothing))
@@ -137,20 +141,19 @@ class SQLiteIndex:
 
     def candidates(self, query: HybridEmbedding, fetch_k: int) -> list[str]:
         """Ids worth scoring; see `HybridIndex.candidates`."""
-        with self._reading(query) as (connection, loaded):
+        with self._reading(query) as reading:
+            loaded = reading.loaded
             if fetch_k >= len(loaded):
                 return loaded.ids()
-            query = unit_embedding(query)
             proposed: list[NDArray[np.intp]] = []
-            if query.dense is not None and loaded.dense is not None:
-                proposed.append(top_k(loaded.dense.scores(query.dense), fetch_k))
-            if query.sparse is not None and loaded.sparse is not None:
-                scores = loaded.sparse.scores(query.sparse)
+            if query.dense is not None:
+                proposed.append(top_k(reading.dense(), fetch_k))
+            if query.sparse is not None:
+                scores = reading.sparse()
                 best = top_k(scores, fetch_k)
                 proposed.append(best[scores[best] > 0])
             if query.views == ("multi_vector",):
-                scores = _maxsims(connection, query, loaded.keys, properties_of(connection))
-                proposed.append(top_k(scores, fetch_k))
+                proposed.append(top_k(reading.multi_vector(), fetch_k))
             rows = np.unique(np.concatenate(proposed)) if proposed else np.zeros(0, np.intp)
             return loaded.ids(rows)
 
@@ -160,20 +163,15 @@ class SQLiteIndex:
         Raises:
             InvalidInputError: If an id is not in the index.
         """
-        with self._reading(query) as (connection, loaded):
-            rows = loaded.rows(ids)
-            query = unit_embedding(query)
+        with self._reading(query) as reading:
+            rows = reading.loaded.rows(ids)
             if not len(rows):  # an empty index has neither matrices nor properties
                 return Scores(**dict.fromkeys(query.views, np.zeros(0, np.float32)))
-            dense = sparse = multi_vector = None
-            if query.dense is not None and loaded.dense is not None:
-                dense = loaded.dense.scores(query.dense, rows)
-            if query.sparse is not None and loaded.sparse is not None:
-                sparse = loaded.sparse.scores(query.sparse, rows)
-            if query.multi_vector is not None:
-                properties = properties_of(connection)
-                multi_vector = _maxsims(connection, query, loaded.keys[rows], properties)
-            return Scores(dense, sparse, multi_vector)
+            return Scores(
+                None if query.dense is None else reading.dense(rows),
+                None if query.sparse is None else reading.sparse(rows),
+                None if query.multi_vector is None else reading.multi_vector(rows),
+            )
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -190,20 +188,28 @@ class SQLiteIndex:
     def close(self) -> None:
         """Close the file, which is then the only one left; it can be repeated."""
         self._file.close()
-        self._loaded = LoadedVectors()
+        self._loaded = LoadedVectors()  # a thread that still searches keeps its own
+
+    def __enter__(self) -> SQLiteIndex:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     @contextmanager
-    def _reading(
-        self, query: HybridEmbedding
-    ) -> Iterator[tuple[sqlite3.Connection, LoadedVectors]]:
+    def _reading(self, query: HybridEmbedding) -> Iterator[_Reading]:
         with self._file.transaction() as connection:
             properties = properties_of(connection)
             if properties:
                 if self._model is not None:
                     require_model(properties, self._model, self._file.path)
                 require_query_shape(properties, query, self._file.path)
-            self._loaded.refresh(connection, properties)
-            yield connection, self._loaded
+            try:
+                self._loaded.refresh(connection, properties)
+            except BaseException:  # Ctrl-C too: half of a batch would shift all rows after it
+                self._loaded = LoadedVectors()
+                raise
+            yield _Reading(connection, properties, self._loaded, unit_embedding(query))
 
     def _settle(self, connection: sqlite3.Connection, embedding: HybridEmbedding) -> dict[str, str]:
         """The properties of the index; the first batch decides them."""
@@ -212,27 +218,49 @@ class SQLiteIndex:
             if self._model is not None:  # another process may have settled them since bind()
                 require_model(properties, self._model, self._file.path)
             return properties
+        if not embedding.views:
+            raise InvalidInputError(
+                "the embedding has no view. Records of get() have none unless asked for: "
+                "get(ids, views=VIEWS)"
+            )
         properties = {
             **shape_of(embedding),
             "multi_vector_dtype": self._new_dtype,
             "model_name": self._model.name if self._model else "",
             "fingerprint": self._model.fingerprint if self._model else "",
         }
+        if self._model is not None:
+            require_model(properties, self._model, self._file.path)
         connection.executemany("INSERT INTO properties VALUES (?, ?)", properties.items())
         return properties
 
 
-def _maxsims(
-    connection: sqlite3.Connection,
-    query: HybridEmbedding,
-    keys: NDArray[np.int64],
-    properties: Mapping[str, str],
-) -> FloatArray:
-    assert query.multi_vector is not None
-    scores = {
-        key: mean_maxsim(query.multi_vector, tokens)
-        for key, tokens in multi_vectors(connection, keys.tolist(), properties)
-    }
-    if missing := set(keys.tolist()) - scores.keys():
-        raise malformed(f"documents: {len(missing)} have no multi-vector")
-    return np.array([scores[key] for key in keys.tolist()], np.float32)
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """One query against one state of the index; scores of all documents, or of those in `rows`."""
+
+    connection: sqlite3.Connection
+    properties: Mapping[str, str]
+    loaded: LoadedVectors
+    query: HybridEmbedding
+
+    def dense(self, rows: NDArray[np.intp] | None = None) -> FloatArray:
+        assert self.loaded.dense is not None
+        assert self.query.dense is not None
+        return self.loaded.dense.scores(self.query.dense, rows)
+
+    def sparse(self, rows: NDArray[np.intp] | None = None) -> FloatArray:
+        assert self.loaded.sparse is not None
+        assert self.query.sparse is not None
+        return self.loaded.sparse.scores(self.query.sparse, rows)
+
+    def multi_vector(self, rows: NDArray[np.intp] | None = None) -> FloatArray:
+        assert self.query.multi_vector is not None
+        keys = self.loaded.keys if rows is None else self.loaded.keys[rows]
+        scores: dict[int, float] = {}
+        for found, tokens, lengths in token_vectors(self.connection, keys, self.properties):
+            maxsims = mean_maxsims(self.query.multi_vector, tokens, lengths)
+            scores.update(zip(found, maxsims.tolist(), strict=True))
+        if missing := set(keys.tolist()) - scores.keys():
+            raise malformed(f"documents: {len(missing)} have no multi-vector")
+        return np.array([scores[key] for key in keys.tolist()], np.float32)

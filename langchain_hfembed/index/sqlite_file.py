@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -41,11 +42,6 @@ _SCHEMA = (
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
 
-_MAGIC = b"SQLite format 3\0"
-_HEADER_SIZE = 100
-_USER_VERSION = slice(60, 64)
-_APPLICATION = slice(68, 72)
-
 
 class SQLiteFile:
     """One connection, shared by the threads of a process, one at a time.
@@ -57,29 +53,28 @@ class SQLiteFile:
     Raises:
         HybridIndexError: If the file is not an index, is damaged, or is of a newer version. It is
             left untouched.
-
-    Source:
-        Header fields: https://www.sqlite.org/fileformat2.html#the_database_header
     """
 
     def __init__(self, path: str, busy_timeout: float) -> None:
-        self.path = path
+        self.path = path if path == ":memory:" else str(Path(path).expanduser())
+        self._busy_timeout = busy_timeout
+        self._process = os.getpid()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        if path != ":memory:":
-            _refuse_foreign(Path(path))
-            _make_folder(Path(path).parent)
+        if self.path != ":memory:":
+            _refuse_foreign(Path(self.path))
+            _make_folder(Path(self.path).parent)
         with self._errors():
             self._connection = sqlite3.connect(
-                path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
+                self.path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
             )
             try:
-                self._prepare(busy_timeout)
+                self._prepare()
             except BaseException:
                 self.close()
                 raise
 
-    def _prepare(self, busy_timeout: float) -> None:
+    def _prepare(self) -> None:
         # Who opens an index that is there does not wait for its writer.
         with self.transaction() as connection:
             is_new = _is_empty(connection)
@@ -90,9 +85,12 @@ class SQLiteFile:
                         connection.execute(statement)
         connection.execute("SELECT * FROM properties").fetchall()
         # After the schema is in the file itself, so that the file is known as ours from then on.
-        _switch_to_wal(connection, busy_timeout)
-        # An acknowledged batch survives a loss of power, too.
-        connection.execute("PRAGMA synchronous = FULL")
+        _switch_to_wal(connection, self._busy_timeout)
+        # An acknowledged batch survives a loss of power, too; fullfsync is macOS's word for it.
+        for setting in ("synchronous = FULL", "fullfsync = ON", "checkpoint_fullfsync = ON"):
+            connection.execute(f"PRAGMA {setting}")
+        # A stranger's file may define views and triggers; none of them gets to call functions.
+        connection.execute("PRAGMA trusted_schema = OFF")
 
     @contextmanager
     def transaction(
@@ -112,6 +110,11 @@ class SQLiteFile:
         with self._lock, self._errors():
             if self._connection is None:
                 raise HybridIndexError(f"the index {self.path} is closed; open it again to use it")
+            if self._process != os.getpid():
+                raise HybridIndexError(
+                    f"the index {self.path} was opened in another process, from which this one was "
+                    "forked; SQLite can't share a connection so. Open the index again here"
+                )
             connection = self._connection
             if connection.in_transaction:
                 if kind == "IMMEDIATE":
@@ -120,8 +123,8 @@ class SQLiteFile:
                     )
                 yield connection
                 return
-            connection.execute(f"BEGIN {kind}")
             try:
+                connection.execute(f"BEGIN {kind}")
                 yield connection
                 connection.execute("COMMIT")
             finally:
@@ -131,7 +134,7 @@ class SQLiteFile:
     def close(self) -> None:
         """Close the file; it can be repeated."""
         with self._lock:
-            if self._connection is not None:
+            if self._connection is not None and self._process == os.getpid():
                 self._connection.close()
             self._connection = None
 
@@ -140,28 +143,29 @@ class SQLiteFile:
         try:
             yield
         except sqlite3.Error as error:
-            raise _translated(str(error), self.path) from error
+            raise self._translated(str(error)) from error
         except UnicodeDecodeError as error:  # SQLite's message quotes what is damaged
-            raise _translated(f"can't decode {error.object!r}", self.path) from error
+            raise self._translated(f"can't decode {error.object!r}") from error
 
-
-def _translated(reason: str, path: str) -> HybridIndexError:
-    if "locked" in reason or "busy" in reason:
-        return IndexLockedError(
-            f"another process is writing to the index {path} and did not finish in time. Nothing "
-            "was changed. Let one process write and any number read, or raise busy_timeout"
-        )
-    if "full" in reason:
-        return HybridIndexError(
-            f"the disk with the index {path} is full ({reason}). The batch was not stored, all "
-            "earlier ones were; free some space and add it again"
-        )
-    if "malformed" in reason or "not a database" in reason or "decode" in reason:
-        return HybridIndexError(
-            f"the index {path} is damaged ({reason}). It was left as it is: restore a copy of it, "
-            "or index the documents again into a new file"
-        )
-    return HybridIndexError(f"the index {path} can't be used: {reason}")
+    def _translated(self, reason: str) -> HybridIndexError:
+        """Our error for what SQLite says; what quotes the file's contents comes first."""
+        if any(sign in reason for sign in ("malformed", "not a database", "decode")):
+            return HybridIndexError(
+                f"the index {self.path} is damaged ({reason}). It was left as it is: restore a "
+                "copy of it, or index the documents again into a new file"
+            )
+        if "is locked" in reason:
+            return IndexLockedError(
+                f"another process is writing to the index {self.path} and did not finish within "
+                f"{self._busy_timeout:g} s. Nothing was changed. Let one process write and any "
+                "number read, or raise busy_timeout"
+            )
+        if "disk is full" in reason:
+            return HybridIndexError(
+                f"the disk with the index {self.path} is full ({reason}). The batch was not "
+                "stored, all earlier ones were; free some space and add it again"
+            )
+        return HybridIndexError(f"the index {self.path} can't be used: {reason}")
 
 
 def _switch_to_wal(connection: sqlite3.Connection, busy_timeout: float) -> None:
@@ -191,27 +195,33 @@ def _make_folder(path: Path) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Look at the header, as opening a file with SQLite may already write to it."""
+    """Look at the header without locks and without writing, which opening it normally may do.
+
+    Through SQLite, not `open()`: a process that closes the file by itself loses all locks that its
+    other connections hold there (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    """
     try:
-        with path.open("rb") as stream:
-            header = stream.read(_HEADER_SIZE)
+        if not path.stat().st_size:
+            return
     except FileNotFoundError:
         return
     except OSError as error:
         raise HybridIndexError(
             f"the index {path} can't be opened: {error.strerror}. Give the path of a file"
         ) from error
-    if not header:
-        return
-    if not header.startswith(_MAGIC) or len(header) < _HEADER_SIZE:
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as probe:
+            (application,) = probe.execute("PRAGMA application_id").fetchone()
+            (version,) = probe.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error as error:
         raise HybridIndexError(
-            f"{path} is not an index (no SQLite file). It was not touched; give another path"
-        )
-    if int.from_bytes(header[_APPLICATION], "big") != _APPLICATION_ID:
+            f"{path} is not an index ({error}). It was not touched; give another path"
+        ) from error
+    if application != _APPLICATION_ID:
         raise HybridIndexError(
             f"{path} is a SQLite database of another program. It was not touched; give another path"
         )
-    version = int.from_bytes(header[_USER_VERSION], "big")
     if version > _SCHEMA_VERSION:
         raise HybridIndexError(
             f"the index {path} has layout {version}; this version of langchain-hfembed reads up to "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from langchain_hfembed.index.base import IndexRecord
 from langchain_hfembed.scoring import unit_embedding
-from langchain_hfembed.vectors import FloatArray, HybridEmbedding, SparseVector
+from langchain_hfembed.vectors import FloatArray, HybridEmbedding, SparseVector, View
 
 _PROPERTIES = {"views", "multi_vector_dtype", "model_name", "fingerprint"}
+_TOKENS_AT_ONCE = 2048  # what the processor's cache holds, converted to float32
 _LONGEST = 1.01  # sum of squares of a vector at length 1, with what float16 rounds
 
 
@@ -101,19 +102,42 @@ def remove(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
         connection.executemany(statement, ((key,) for key in keys))
 
 
-def multi_vectors(
-    connection: sqlite3.Connection, keys: Sequence[int], properties: Mapping[str, str]
-) -> Iterator[tuple[int, FloatArray]]:
-    """Keys and token vectors, shape `(tokens, dim)`, in the order in which they lie in the file."""
+def token_vectors(
+    connection: sqlite3.Connection, keys: NDArray[np.int64], properties: Mapping[str, str]
+) -> Iterator[tuple[list[int], FloatArray, list[int]]]:
+    """Token vectors of documents, some at a time, in the order in which they lie in the file.
+
+    Yields:
+        The keys of some documents; their vectors one after the other, shape `(tokens, dim)`; and
+        how many each document has.
+    """
     dtype, dim = properties["multi_vector_dtype"], properties.get("multi_vector_dim")
+    bytes_a_token = int(dim or 0) * np.dtype(dtype).itemsize
+    found: list[int] = []
+    blobs: list[bytes] = []
+    lengths: list[int] = []
+
+    def chunk() -> tuple[list[int], FloatArray, list[int]]:
+        return found.copy(), stored_vectors(joined(blobs), dim, dtype), lengths.copy()
+
     for key, blob in connection.execute(
         "SELECT key, vectors FROM multi_vectors WHERE key IN (SELECT value FROM json_each(?))",
-        (json.dumps(keys),),
+        (json.dumps(keys.tolist()),),
     ):
-        yield key, unit_vectors(blob, dim, dtype)
+        if not blob or not bytes_a_token or len(blob) % bytes_a_token:
+            raise malformed("multi-vectors")
+        found.append(key)
+        blobs.append(blob)
+        lengths.append(len(blob) // bytes_a_token)
+        if sum(lengths) >= _TOKENS_AT_ONCE:
+            yield chunk()
+            for column in (found, blobs, lengths):
+                column.clear()
+    if found:
+        yield chunk()
 
 
-def unit_vectors(blob: bytes, dim: str | None, dtype: str = "float32") -> FloatArray:
+def stored_vectors(blob: bytes, dim: str | None, dtype: str = "float32") -> FloatArray:
     """Stored vectors, one or more, shape `(n, dim)`, none of them longer than 1.
 
     Raises:
@@ -160,12 +184,18 @@ def joined(blobs: Iterable[bytes | None]) -> bytes:
 
 
 def embeddings_of(
-    connection: sqlite3.Connection, keys: Sequence[int], properties: Mapping[str, str]
+    connection: sqlite3.Connection,
+    keys: Sequence[int],
+    properties: Mapping[str, str],
+    views: Collection[View],
 ) -> dict[int, HybridEmbedding]:
-    """The views of documents, by key."""
-    if not keys:
-        return {}
-    tokens = dict(multi_vectors(connection, keys, properties))
+    """These views of documents, by key."""
+    wanted = np.array(keys if "multi_vector" in views else [], np.int64)
+    tokens = {
+        key: vectors
+        for found, flat, lengths in token_vectors(connection, wanted, properties)
+        for key, vectors in zip(found, np.split(flat, np.cumsum(lengths)[:-1]), strict=True)
+    }
     rows = connection.execute(
         "SELECT key, dense, sparse_indices, sparse_values FROM vectors "
         "WHERE key IN (SELECT value FROM json_each(?))",
@@ -174,8 +204,12 @@ def embeddings_of(
     embeddings = {}
     for key, dense, indices, values in rows:
         embeddings[key] = HybridEmbedding(
-            None if dense is None else unit_vectors(dense, properties.get("dense_dim"))[0],
-            None if indices is None else SparseVector(*sparse_vectors([indices], [values])[1:]),
+            stored_vectors(dense, properties.get("dense_dim"))[0]
+            if dense is not None and "dense" in views
+            else None,
+            SparseVector(*sparse_vectors([indices], [values])[1:])
+            if indices is not None and "sparse" in views
+            else None,
             tokens.get(key),
         )
     return embeddings

@@ -105,15 +105,35 @@ def test_no_texts_give_nothing_and_call_nothing():
 def test_what_is_no_list_of_texts_is_refused_before_anything_is_embedded(bad, indices):
     plain = LetterCounts()
     encoder = as_encoder(plain)
-    for encode in (
-        encoder.encode_documents,
-        encoder.encode_queries,
-        lambda texts: list(encoder.iter_encode_documents(texts)),
-    ):
+    for encode in (encoder.encode_documents, encoder.encode_queries):
         with pytest.raises(InvalidInputError) as caught:
             encode(bad)
         assert caught.value.indices == indices
     assert plain.calls == 0
+
+
+def test_in_a_stream_the_texts_before_a_bad_one_are_not_lost():
+    stream = as_encoder(LetterCounts()).iter_encode_documents(["a", "b", None, "c"])
+    assert [next(stream).dense[1], next(stream).dense[2]] == [1, 1]
+    with pytest.raises(InvalidInputError) as caught:
+        next(stream)
+    assert caught.value.indices == (2,)
+
+
+@pytest.mark.parametrize("vector", [None, [], [1.0, float("nan")], [[1.0]], "abc", {}])
+def test_what_is_no_vector_is_an_invalid_response_with_its_position(vector):
+    class Broken(LetterCounts):
+        def embed_documents(self, texts):
+            return [[1.0], vector]
+
+        def embed_query(self, text):
+            return vector if text == "b" else [1.0]
+
+    encoder = as_encoder(Broken(model="broken-v1"))
+    for encode in (encoder.encode_documents, encoder.encode_queries):
+        with pytest.raises(InvalidResponseError, match=r"broken-v1.* text 1") as caught:
+            encode(["a", "b"])
+        assert caught.value.indices == (1,)
 
 
 def test_streaming_reads_at_most_1024_texts_ahead():
