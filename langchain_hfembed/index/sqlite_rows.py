@@ -111,8 +111,11 @@ def token_vectors(
         The keys of some documents; their vectors one after the other, shape `(tokens, dim)`; and
         how many each document has.
     """
-    dtype, dim = properties["multi_vector_dtype"], properties.get("multi_vector_dim")
-    bytes_a_token = int(dim or 0) * np.dtype(dtype).itemsize
+    dtype, dim = properties["multi_vector_dtype"], properties["multi_vector_dim"]
+    try:
+        bytes_a_token = int(dim) * np.dtype(dtype).itemsize
+    except (TypeError, ValueError) as error:
+        raise malformed(f"properties: {error}") from error
     found: list[int] = []
     blobs: list[bytes] = []
     lengths: list[int] = []
@@ -124,7 +127,7 @@ def token_vectors(
         "SELECT key, vectors FROM multi_vectors WHERE key IN (SELECT value FROM json_each(?))",
         (json.dumps(keys.tolist()),),
     ):
-        if not blob or not bytes_a_token or len(blob) % bytes_a_token:
+        if not blob or bytes_a_token <= 0 or len(blob) % bytes_a_token:
             raise malformed("multi-vectors")
         found.append(key)
         blobs.append(blob)
@@ -190,12 +193,10 @@ def embeddings_of(
     views: Collection[View],
 ) -> dict[int, HybridEmbedding]:
     """These views of documents, by key."""
-    wanted = np.array(keys if "multi_vector" in views else [], np.int64)
-    tokens = {
-        key: vectors
-        for found, flat, lengths in token_vectors(connection, wanted, properties)
-        for key, vectors in zip(found, np.split(flat, np.cumsum(lengths)[:-1]), strict=True)
-    }
+    tokens: dict[int, FloatArray] = {}
+    if "multi_vector" in views and "multi_vector_dim" in properties:
+        for found, flat, lengths in token_vectors(connection, np.array(keys), properties):
+            tokens.update(zip(found, np.split(flat, np.cumsum(lengths)[:-1]), strict=True))
     rows = connection.execute(
         "SELECT key, dense, sparse_indices, sparse_values FROM vectors "
         "WHERE key IN (SELECT value FROM json_each(?))",

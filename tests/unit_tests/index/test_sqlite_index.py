@@ -34,6 +34,8 @@ from langchain_hfembed import (
 )
 from langchain_hfembed.index.base import IndexModel
 from langchain_hfembed.vectors import VIEWS
+from tests.encoders import HashEncoder
+from tests.encoders import records as records_of
 
 EPSILON = 1e-5
 
@@ -142,7 +144,7 @@ def test_documents_come_back_as_they_were_stored(
     for start in range(0, len(corpus), batch_size):
         index.upsert(corpus[start : start + batch_size])
     assert index.count() == len(corpus)
-    stored = index.get([record.id for record in corpus], with_embeddings=True)
+    stored = index.get([record.id for record in corpus], views=VIEWS)
     assert content(stored) == content(corpus)
     for mine, theirs in zip(stored, corpus, strict=True):
         assert_same_embedding(mine.embedding, theirs.embedding, 1e-6)
@@ -178,7 +180,7 @@ def test_token_vectors_come_back_at_length_1_within_the_precision_of_their_dtype
     tokens = 100 * rng.normal(size=(50, 128)).astype(np.float32)
     index = SQLiteIndex(multi_vector_dtype=dtype)
     index.upsert([record(dense=3 * np.ones(4), multi_vector=tokens)])
-    [stored] = index.get(["id"], with_embeddings=True)
+    [stored] = index.get(["id"], views=VIEWS)
     expected = tokens / np.linalg.norm(tokens.astype(np.float64), axis=1, keepdims=True)
     np.testing.assert_allclose(stored.embedding.multi_vector, expected, atol=tolerance)
     np.testing.assert_allclose(stored.embedding.dense, np.full(4, 0.5), atol=1e-7)
@@ -220,7 +222,7 @@ def test_storing_an_id_again_replaces_its_document(id_: str) -> None:
     new = record(id_, text="new", metadata={"v": 2}, dense=(0, 1), sparse={2: 3.0})
     index.upsert([new])
     assert index.count() == 1
-    [stored] = index.get([id_], with_embeddings=True)
+    [stored] = index.get([id_], views=VIEWS)
     assert content([stored]) == content([new])
     assert_same_embedding(stored.embedding, new.embedding, 0)
     query = record(dense=(1, 0), sparse={1: 1.0}).embedding
@@ -511,7 +513,7 @@ def test_scores_equal_those_of_the_stored_records(
     index.upsert(corpus)
     chosen = random.choices([record.id for record in corpus], k=random.randint(0, 2 * len(corpus)))
     scores = index.score(query, chosen)
-    stored = [record.embedding for record in index.get(chosen, with_embeddings=True)]
+    stored = [record.embedding for record in index.get(chosen, views=VIEWS)]
     expected = scoring.score(query, stored)
     assert {view for view, _ in scores.present()} == set(query.views)
     for view, values in scores.present():
@@ -745,3 +747,68 @@ class Bookkeeping(RuleBasedStateMachine):
 
 TestBookkeeping = Bookkeeping.TestCase
 TestBookkeeping.settings = settings(max_examples=25, stateful_step_count=12)
+
+
+# What a review found ----------------------------------------------------------------------------
+
+
+def numbered(texts: Sequence[str]) -> list[IndexRecord]:
+    """Records whose ids are their positions."""
+    return records_of(HashEncoder(), {str(n): text for n, text in enumerate(texts)})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bogus"])
+def test_an_unknown_type_of_multi_vectors_is_refused_before_a_file_is_made(
+    dtype: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInputError, match="float16, float32"):
+        SQLiteIndex(tmp_path / "index.db", multi_vector_dtype=dtype)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_interrupted_while_loading_does_not_shift_later_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C after the dense and before the sparse vectors."""
+    index = SQLiteIndex(multi_vector_dtype="float32")
+    corpus = numbered(["red cat", "blue dog", "green bird"])
+    index.upsert(corpus)
+    query = HashEncoder().encode_queries(["blue dog"])[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "langchain_hfembed.index.loaded.SparseMatrix.append",
+            lambda *_arguments: (_ for _ in ()).throw(KeyboardInterrupt),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            index.candidates(query, 10)
+    ids = index.candidates(query, 10)
+    found = index.score(query, ids)
+    expected = scoring.score(query, [record.embedding for record in corpus])
+    np.testing.assert_allclose(found.dense, expected.dense, atol=1e-6)
+    np.testing.assert_allclose(found.sparse, expected.sparse, atol=1e-6)
+
+
+def test_records_without_views_are_refused() -> None:
+    """Such as `get` returns unless views are asked for; they would settle the index for good."""
+    index = SQLiteIndex()
+    index.upsert(numbered(["red cat"]))
+    with pytest.raises(InvalidInputError, match="no view"):
+        SQLiteIndex().upsert(index.get(["0"]))
+
+
+def test_sparse_scores_do_not_depend_on_how_documents_came_in() -> None:
+    """Weights lie in segments, which are merged and thinned out."""
+    generator = np.random.default_rng(0)
+    words = [" ".join(generator.choice(list("abcdefgh"), 5)) for _ in range(60)]
+    one_by_one, at_once = SQLiteIndex(), SQLiteIndex()
+    for record in numbered(words):
+        one_by_one.upsert([record])
+        one_by_one.candidates(HashEncoder().encode_queries(["a b"])[0], 1)
+    one_by_one.delete([str(n) for n in range(0, 60, 3)])
+    at_once.upsert([record for n, record in enumerate(numbered(words)) if n % 3])
+    for query in HashEncoder().encode_queries(["a b", "c", "h g f"]):
+        ids = at_once.candidates(query, 100)
+        assert one_by_one.candidates(query, 100) == ids
+        np.testing.assert_allclose(
+            one_by_one.score(query, ids).sparse, at_once.score(query, ids).sparse, rtol=1e-6
+        )

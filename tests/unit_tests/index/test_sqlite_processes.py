@@ -28,7 +28,7 @@ from langchain_hfembed import (
     WeightedSum,
     score,
 )
-from langchain_hfembed.vectors import HybridEmbedding, SparseVector
+from langchain_hfembed.vectors import VIEWS, HybridEmbedding, SparseVector
 from tests.encoders import HashEncoder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked and killed")
@@ -64,7 +64,7 @@ import numpy as np
 from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.index.base import IndexModel, IndexRecord
 from langchain_hfembed.index.sqlite import SQLiteIndex
-from langchain_hfembed.vectors import HybridEmbedding, SparseVector
+from langchain_hfembed.vectors import VIEWS, HybridEmbedding, SparseVector
 SIZE = {SIZE}
 {inspect.getsource(record)}
 {inspect.getsource(batch)}
@@ -82,7 +82,7 @@ def texts_in(index: SQLiteIndex) -> dict[str, str]:
     """Id and text of every document that a search finds, once sure that it is stored whole."""
     with index.snapshot():
         ids = index.candidates(QUERY, 10**6)
-        found = index.get(ids, with_embeddings=True)
+        found = index.get(ids, views=VIEWS)
         scores = index.score(QUERY, ids)
     assert [stored.id for stored in found] == ids
     for position, stored in enumerate(found):
@@ -194,6 +194,45 @@ def test_a_reader_sees_every_committed_batch_at_its_next_search(
     assert texts_in(reader) == {"only": "7"}
     reader.close()
     assert [file.name for file in tmp_path.iterdir()] == ["index.db"]
+
+
+def test_a_file_opened_twice_in_one_process_keeps_its_locks(tmp_path: Path, other: Child) -> None:
+    """Running a notebook's cell again opens it twice; another process that comes and goes meanwhile
+
+    must not take itself for the last one, and remove the log that still holds batches.
+    """
+    path = tmp_path / "index.db"
+    first = SQLiteIndex(path)
+    first.upsert(batch(0))
+    second = SQLiteIndex(path)
+    opened = f"index = SQLiteIndex({str(path)!r}); index.count(); index.close()"
+    assert other.run(opened) == "done"
+    second.upsert(batch(1))
+    counted = (
+        f"index = SQLiteIndex({str(path)!r}); n = index.count(); index.close(); assert n == 16"
+    )
+    assert other.run(counted) == "done"
+    assert texts_in(first) == texts_after(1)
+    first.close()
+    second.close()
+
+
+def test_an_index_is_not_used_across_a_fork(tmp_path: Path, other: Child) -> None:
+    """SQLite's connections and locks do not survive one."""
+    code = f"""
+index = SQLiteIndex({str(tmp_path / "index.db")!r})
+pid = os.fork()
+if not pid:
+    try:
+        index.count()
+    except EmbeddingError as error:
+        os._exit(42 if "Open the index again here" in str(error) else 1)
+    os._exit(0)
+status = os.waitpid(pid, 0)[1]
+index.close()
+assert os.waitstatus_to_exitcode(status) == 42, status
+"""
+    assert other.run(code) == "done"
 
 
 def test_both_may_write_in_turn(tmp_path: Path, other: Child) -> None:
