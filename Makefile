@@ -36,8 +36,8 @@ format: $(DEV)  ## rewrite the code in the project's style
 docs: $(DEV)  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-bench: $(DEV)  ## measure retrieval quality; options in ARGS
-	$(BIN)/python benchmarks/quality.py $(ARGS)
+bench: $(DEV)  ## measure retrieval quality; ARGS="path/to/collection ..."
+	$(BIN)/python -m benchmarks.quality $(ARGS)
 
 constraints:  ## renew constraints.txt: the newest versions that pyproject.toml allows
 	@echo "Installing everything into build/constraints, about ten minutes..."

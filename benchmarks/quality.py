@@ -1,6 +1,6 @@
 """How well each view and their fusion retrieve, on test collections in BEIR's form.
 
-    python benchmarks/quality.py path/to/tydiqa-ko path/to/scifact
+    python -m benchmarks.quality path/to/tydiqa-ko path/to/scifact
 
 Each view ranks the whole corpus; the fusion is the store's default search. The index of a
 collection is kept (`--cache`), so that a second run only searches.
@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.beir import Collection, read_collection
 from langchain_hfembed import BGEM3Embeddings, HybridVectorStore
-from langchain_hfembed.demo.search import demo_embeddings
+from langchain_hfembed.demo.search import add_missing, demo_embeddings
 from langchain_hfembed.vectors import VIEWS
 
 MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
@@ -41,9 +42,10 @@ def main() -> None:
             document_instruction=arguments.document_instruction,
         )
     )
-    print(
-        f"{embeddings.model_name}, torch {version('torch')}, {platform.machine()}, "
-        f"Python {platform.python_version()}\n"
+    tqdm.write(
+        f"{Path(embeddings.model_name).name}, torch {version('torch')}, {platform.machine()}, "
+        f"Python {platform.python_version()}",
+        sys.stderr,
     )
     for folder in arguments.collections:
         collection = read_collection(folder)
@@ -58,17 +60,16 @@ def main() -> None:
 
 def indexed(collection: Collection, embeddings: BGEM3Embeddings, cache: Path) -> HybridVectorStore:
     """A store with the whole collection, continued where an earlier run stopped."""
-    key = hashlib.sha256(f"{embeddings.fingerprint} {collection.name}".encode()).hexdigest()[:12]
-    store = HybridVectorStore(embeddings, path=cache / f"{collection.name}-{key}.db")
-    ids = [str(document.id) for document in collection.documents]
-    stored = {record.id for record in store.index.get(ids)}
-    missing = [document for document in collection.documents if document.id not in stored]
+    contents = "".join(document.page_content for document in collection.documents)
+    version = hashlib.sha256(f"{embeddings.fingerprint} {contents}".encode())
+    path = cache / f"{collection.name}-{version.hexdigest()[:12]}.db"
+    store = HybridVectorStore(embeddings, path=path)
     started = time.perf_counter()
-    with tqdm(total=len(missing), desc=f"indexing {collection.name}", disable=not missing) as bar:
-        for start in range(0, len(missing), _BATCH):
-            bar.update(len(store.add_documents(missing[start : start + _BATCH])))
-    if missing:
-        print(f"indexed {len(missing)} documents in {time.perf_counter() - started:.0f} s")
+    added = add_missing(store, collection.documents, batch_size=_BATCH, show_progress=True)
+    if added:
+        tqdm.write(
+            f"indexed {added} documents in {time.perf_counter() - started:.0f} s", sys.stderr
+        )
     return store
 
 
@@ -79,9 +80,7 @@ def measure(collection: Collection, store: HybridVectorStore) -> dict[str, dict[
     for query_id, query in tqdm(collection.queries.items(), desc=f"searching {collection.name}"):
         hits = store.search(query, k=everything, fetch_k=everything)
         for view in VIEWS:
-            runs[view][query_id] = {
-                str(hit.document.id): getattr(hit.scores, view) for hit in hits
-            }
+            runs[view][query_id] = {str(hit.document.id): getattr(hit.scores, view) for hit in hits}
         runs["fusion"][query_id] = {
             str(hit.document.id): hit.score for hit in store.search(query, k=100)
         }

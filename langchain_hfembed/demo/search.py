@@ -88,16 +88,32 @@ def demo_store(
     version = hashlib.sha256(embeddings.fingerprint.encode() + _CORPUS.read_bytes())
     path = cache_root(cache_folder) / f"demo-{version.hexdigest()[:12]}.db"
     store = HybridVectorStore(embeddings, path=path)
-    documents = demo_documents()
-    stored = {record.id for record in store.index.get([str(d.id) for d in documents])}
+    add_missing(store, demo_documents(), batch_size=_BATCH, show_progress=show_progress)
+    return store
+
+
+def add_missing(
+    store: HybridVectorStore, documents: list[Document], *, batch_size: int, show_progress: bool
+) -> int:
+    """Store those documents whose ids are not there yet, so that an interrupted run goes on.
+
+    Args:
+        store: Where to.
+        documents: With ids.
+        batch_size: Documents to encode and store at once.
+        show_progress: Show a bar if anything is missing.
+
+    Returns:
+        How many were missing.
+    """
+    stored = {document.id for document in store.get_by_ids([str(d.id) for d in documents])}
     missing = [document for document in documents if document.id not in stored]
     with tqdm(
-        total=len(missing), desc="indexing", unit="passage", disable=not (show_progress and missing)
+        total=len(missing), desc="indexing", unit="text", disable=not (show_progress and missing)
     ) as bar:
-        for start in range(0, len(missing), _BATCH):
-            added = store.add_documents(missing[start : start + _BATCH])
-            bar.update(len(added))
-    return store
+        for start in range(0, len(missing), batch_size):
+            bar.update(len(store.add_documents(missing[start : start + batch_size])))
+    return len(missing)
 
 
 def rank_everything(store: HybridVectorStore, query: str) -> list[Hit]:

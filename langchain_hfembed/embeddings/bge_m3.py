@@ -57,7 +57,8 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         revision: Branch, tag or commit on the Hub. What is on the disk already is used without
             asking the Hub for something newer.
         cache_folder: Where models from the Hub are kept; None for Hugging Face's default.
-        device: A torch device such as `"cuda:0"`; None for the first GPU, else the CPU.
+        device: A torch device such as `"cuda:0"`; None for the first GPU, else Apple's, else the
+            CPU.
         dtype: Precision of the weights; `"auto"` is float16 on GPUs and float32 on CPUs.
         engine: What runs the model.
         batch_size: Texts a forward pass, at most; long texts make smaller batches, and when
@@ -347,5 +348,6 @@ def _lexical_weights(ids: np.ndarray, weights: np.ndarray, special_ids: np.ndarr
     kept = ~(weights <= 0) & ~np.isin(ids, special_ids)
     unique, where = np.unique(ids[kept], return_inverse=True)
     largest = np.zeros(len(unique), np.float32)
-    np.maximum.at(largest, where, weights[kept])
+    with np.errstate(invalid="ignore"):  # SparseVector refuses NaN; a warning besides says nothing
+        np.maximum.at(largest, where, weights[kept])
     return SparseVector(unique, largest)
