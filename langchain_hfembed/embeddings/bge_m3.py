@@ -256,8 +256,6 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         wanted = VIEWS if views is None else check_views(views)
         if not texts:
             return []
-        from langchain_hfembed.embeddings.torch_engine import is_out_of_memory
-
         engine = self._engine()
         token_ids = self._token_ids([instruction + text for text in texts], maximum)
         lengths = [len(ids) for ids in token_ids]
@@ -269,25 +267,17 @@ class BGEM3Embeddings(BaseModel, Embeddings):
             while waiting:
                 size = max(1, min(self.batch_size, max_tokens // lengths[waiting[0]]))
                 batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-                outputs: list[TextOutput] = []
-                try:
-                    outputs = engine.forward([token_ids[position] for position in batch], wanted)
-                except RuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if len(batch) == 1:
-                        raise _failed(
-                            f"text {first + batch[0]} ({lengths[batch[0]]} tokens) does not fit "
-                            f"into the memory of {engine.device}. Lower max_length, take "
-                            'dtype="float16" on a GPU, or device="cpu"',
-                            first + batch[0],
-                            results,
-                            first,
-                        ) from error
-                if not outputs:
-                    # Not in the except block, where the traceback holds the tensors that filled
-                    # the memory. What was too much stays too much for the rest of this call.
-                    engine.release_memory()
+                outputs = _outputs(engine, [token_ids[position] for position in batch], wanted)
+                if outputs is None and len(batch) == 1:
+                    raise _failed(
+                        f"text {first + batch[0]} ({lengths[batch[0]]} tokens) does not fit into "
+                        f"the memory of {engine.device}. Lower max_length, take "
+                        'dtype="float16" on a GPU, or device="cpu"',
+                        first + batch[0],
+                        results,
+                        first,
+                    )
+                if outputs is None:  # what was too much stays too much for the rest of this call
                     max_tokens = len(batch) * lengths[batch[0]] // 2
                     waiting.extendleft(reversed(batch))
                     continue
@@ -322,6 +312,22 @@ def _dense(embedding: HybridEmbedding) -> list[float]:
     assert embedding.dense is not None
     vector: list[float] = embedding.dense.tolist()
     return vector
+
+
+def _outputs(
+    engine: TorchEngine, batch: list[list[int]], views: tuple[View, ...]
+) -> list[TextOutput] | None:
+    """What the model says of a batch; None where memory does not suffice for it."""
+    from langchain_hfembed.embeddings.torch_engine import is_out_of_memory
+
+    try:
+        return engine.forward(batch, views)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Not in the except block, where the traceback holds the tensors that filled the memory.
+    engine.release_memory()
+    return None
 
 
 def _failed(
