@@ -65,10 +65,20 @@ def demo(
     answers = [(query, search.rank_everything(store, query.query)) for query in queries]
     store.close()
     if as_json:
-        typer.echo(json.dumps([_to_json(query, hits[:top]) for query, hits in answers], indent=2))
+        typer.echo(
+            json.dumps(
+                [_to_json(query, hits[:top]) for query, hits in answers],
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
         return
     for query, hits in answers:
         _show(console, query, hits, top)
+    console.print(
+        "\n[dim]Rank and score of each passage in each view and in their fusion. ✓ is the answer "
+        f"we expect; below the best {top} stand those that a view alone puts first.[/dim]"
+    )
 
 
 def main() -> None:

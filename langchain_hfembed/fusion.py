@@ -152,6 +152,11 @@ def fuse(fusion: Fusion, scores: Scores) -> FloatArray:
     Raises:
         ValueError: If the result is not one finite number a candidate.
     """
+    if not callable(fusion):
+        raise ValueError(
+            f"fusion={fusion!r} must be WeightedSum(), ReciprocalRankFusion() or a function of "
+            "Scores"
+        )
     fused = np.asarray(fusion(scores), np.float32)
     if fused.shape != (len(scores),) or not np.isfinite(fused).all():
         raise ValueError(

@@ -140,6 +140,15 @@ class HybridEmbedding:
                 "SparseVector.from_dict() makes one"
             )
 
+    def __repr__(self) -> str:
+        """Shapes, not numbers: a text of BGE-M3 has thousands."""
+        dense, sparse, tokens = self.dense, self.sparse, self.multi_vector
+        return (
+            f"HybridEmbedding(dense={None if dense is None else dense.shape}, "
+            f"sparse={None if sparse is None else f'{len(sparse)} weights'}, "
+            f"multi_vector={None if tokens is None else tokens.shape})"
+        )
+
     @property
     def views(self) -> tuple[View, ...]:
         """The views that are there, in the order of `VIEWS`."""

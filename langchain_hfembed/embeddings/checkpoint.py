@@ -81,8 +81,8 @@ def find_checkpoint(
     if missing := _missing(folder):
         raise CheckpointError(
             f"{folder} is not a complete BGE-M3 checkpoint: it has no {' and no '.join(missing)}. "
-            "Copy the whole folder of the model; a model without these heads has no sparse and "
-            "no multi-vector view, and serves as plain Sentence Transformers embeddings"
+            "Copy the whole folder of the model. Models other than BGE-M3 have no such heads; any "
+            "LangChain Embeddings of theirs serves a HybridVectorStore as its dense view"
         )
     return Checkpoint(folder, pooling or _stated_pooling(folder), _content_hash(folder))
 

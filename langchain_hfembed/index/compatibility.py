@@ -33,7 +33,8 @@ def require_model(properties: Mapping[str, str], model: IndexModel, path: str) -
         raise IndexMismatchError(
             f"the index {path} was made by the model {stored!r}, this is {model.name!r}"
             f"{f' with {others}' if others else ''}; their vectors can't be compared. Open it with "
-            "the first, or index the documents again into a new file"
+            "the model and the settings that it was made with, or index the documents again into a "
+            "new file"
         )
     if properties["views"] != views:
         raise IndexMismatchError(

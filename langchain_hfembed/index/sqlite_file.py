@@ -200,6 +200,8 @@ def _refuse_foreign(path: Path) -> None:
     Through SQLite, not `open()`: a process that closes the file by itself loses all locks that its
     other connections hold there (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     """
+    if path.is_dir():
+        raise HybridIndexError(f"{path} is a folder; give the path of a file in it")
     try:
         if not path.stat().st_size:
             return
