@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from tqdm.auto import tqdm
 
 from langchain_hfembed import scoring
@@ -78,7 +79,7 @@ class BGEM3Embeddings(BaseModel, Embeddings):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
 
-    model_name: str = Field(default="BAAI/bge-m3", alias="model")
+    model_name: str = Field(default="BAAI/bge-m3", alias="model", min_length=1)
     revision: str | None = None
     cache_folder: str | None = None
     device: str | None = None
@@ -96,6 +97,11 @@ class BGEM3Embeddings(BaseModel, Embeddings):
     _checkpoints: Loaded[Checkpoint] = PrivateAttr(default_factory=Loaded)
     _engines: Loaded[TorchEngine] = PrivateAttr(default_factory=Loaded)
     _warned_of_truncation: bool = PrivateAttr(default=False)
+
+    @field_validator("model_name", mode="before")
+    @classmethod
+    def _folder_as_text(cls, value: object) -> object:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @property
     def views(self) -> tuple[View, ...]:

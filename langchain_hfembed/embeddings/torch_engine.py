@@ -242,7 +242,10 @@ def _read_head(file: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
         TypeError,
         ValueError,
     ) as error:
-        raise CheckpointError(f"{message}: {error}") from error
+        # Not torch's own words, which advise to load it with weights_only=False.
+        raise CheckpointError(
+            f"{message}: {type(error).__name__}. Copy it again from where the model came from"
+        ) from error
     parts = state if isinstance(state, dict) else {}
     shapes = {name: tuple(part.shape) for name, part in parts.items() if torch.is_tensor(part)}
     if set(parts) != {"weight", "bias"} or len(shapes) != 2:
