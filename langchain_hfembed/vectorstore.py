@@ -292,8 +292,14 @@ class HybridVectorStore(VectorStore):
         return float
 
     def _search(
-        self, query: str, k: int = 4, fetch_k: int | None = None, fusion: Fusion | None = None
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int | None = None,
+        fusion: Fusion | None = None,
+        **unknown: Any,
     ) -> list[Hit]:
+        _refuse(unknown)
         _check_counts(k, fetch_k)
         [encoded] = self.encoder.encode_queries([query])
         return self._hits(encoded, k, fetch_k, fusion)
@@ -357,7 +363,10 @@ def _records(
                 f"metadata {position} is {type(metadata).__name__}, not a dict", indices=[position]
             )
         record = IndexRecord(id_, text, dict(metadata), HybridEmbedding())
-        metadata_json(record)
+        try:
+            metadata_json(record)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"text {position}: {error}", indices=[position]) from error
         records.append(record)
     return records
 

@@ -906,3 +906,19 @@ def test_a_store_closes_with_its_block(tmp_path: Path) -> None:
 def test_ids_that_are_no_strings_are_named(use: Callable[..., object]) -> None:
     with pytest.raises(InvalidInputError, match="id 1 is int"):
         use(make_store(), ["a", 1])
+
+
+@pytest.mark.parametrize("name", ["top_k", "filter"])
+def test_arguments_that_search_does_not_take_are_named(name: str) -> None:
+    """A filter that is ignored would return what it should have kept out."""
+    store = make_store()
+    for search in (store.search, store.similarity_search, store.similarity_search_with_score):
+        with pytest.raises(TypeError, match=f"unknown arguments: {name}"):
+            search("cat", **{name: 3})
+
+
+def test_metadata_that_is_not_json_is_named_by_position() -> None:
+    """The id may be one that the caller has never seen."""
+    with pytest.raises(InvalidInputError, match=r"text 1: metadata .*'day'") as caught:
+        make_store().add_texts(["a", "b"], [{}, {"day": datetime.date(2026, 1, 1)}])
+    assert caught.value.indices == (1,)
