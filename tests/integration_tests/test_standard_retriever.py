@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ class StandardTests(RetrieversIntegrationTests):
         yield
         self.store.close()
 
+    @abstractmethod
     def make_store(self, folder: Path) -> HybridVectorStore:
-        raise NotImplementedError
+        """An empty store."""
 
     @property
     def retriever_constructor(self) -> type[HybridRetriever]:

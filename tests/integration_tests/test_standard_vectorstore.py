@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from tests.encoders import HashEncoder
 class StandardTests(VectorStoreIntegrationTests):
     """A store that starts empty; subclasses say which."""
 
+    @abstractmethod
     def make_store(self, folder: Path) -> HybridVectorStore:
-        raise NotImplementedError
+        """An empty store."""
 
     @pytest.fixture
     def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:  # type: ignore[override]

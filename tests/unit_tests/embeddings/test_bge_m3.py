@@ -51,17 +51,6 @@ HEADS = ("sparse_linear.pt", "colbert_linear.pt")
 cut_on_purpose = pytest.mark.filterwarnings("ignore:.* are longer than .* tokens:UserWarning")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Two threads on a busy machine wait for each other ten times longer than they compute."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def embeddings(xlmr_folder) -> BGEM3Embeddings:
     """Loaded; tests change copies of it, which share its weights."""
