@@ -30,5 +30,12 @@ class Loaded(Generic[T]):
                     thing = self._things[settings] = load()
         return thing
 
+    def clear(self) -> list[T]:
+        """Forget everything, and return what there was."""
+        with self._lock:
+            things = list(self._things.values())
+            self._things.clear()
+        return things
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()

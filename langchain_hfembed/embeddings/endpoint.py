@@ -1,0 +1,258 @@
+"""Embeddings from a server: Inference Providers, Inference Endpoints, Text Embeddings Inference."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from langchain_core.embeddings import Embeddings
+from pydantic import Field, PrivateAttr, model_validator
+from typing_extensions import Self
+
+from langchain_hfembed.embeddings.base import check_texts
+from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.http import background
+from langchain_hfembed.http.credentials import Credentials, read_credentials
+from langchain_hfembed.http.endpoint import EndpointSettings
+from langchain_hfembed.http.parameters import EndpointParameters, checked_url
+from langchain_hfembed.http.report import EndpointReport, examine
+from langchain_hfembed.http.tei import EmbedOptions
+
+DEFAULT_MODEL = "sentence-transformers/all-mpnet-base-v2"  # langchain_huggingface's
+_CHARACTERS_A_TOKEN = 4
+# langchain_huggingface's way to pass them, and what they are called here.
+_MODEL_KWARGS = {
+    "normalize": ("normalize",),
+    "truncate": ("truncate",),
+    "truncation_direction": ("truncation_direction",),
+    "dimensions": ("dimensions",),
+    "prompt_name": ("query_prompt_name", "document_prompt_name"),
+}
+
+
+class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
+    """Dense embeddings from Inference Providers, a dedicated Inference Endpoint, or TEI.
+
+    Texts are sent in batches, several at a time, within the limits that the server names and those
+    that it turns out to have; what fails in passing is sent again. Every reply is checked: one
+    finite vector a text, all of one dimension.
+
+    Example:
+        ```python no-run
+        from langchain_hfembed import HuggingFaceEndpointEmbeddings
+
+        embeddings = HuggingFaceEndpointEmbeddings(endpoint_url="http://localhost:8080")
+        vectors = embeddings.embed_documents(["Seoul is the capital of Korea."])
+        ```
+
+    Attributes:
+        model: Model id on the Hub, or a URL. Without model and URL, langchain_huggingface's
+            default; with `endpoint_url` alone, that URL. `repo_id` is another name for it.
+        endpoint_url: A server. A URL with a path is used as it is; of a bare host, `/info` is
+            asked once: TEI gets `/embed`, any other server POST `/`. A path that ends in
+            `/v1/embeddings` is spoken to in OpenAI's format.
+        provider: An Inference Provider, such as `"hf-inference"`, for a model id.
+        bill_to: The organisation to bill.
+        task: `"feature-extraction"`, the only one.
+        model_kwargs: langchain_huggingface's way to pass `normalize`, `truncate`,
+            `truncation_direction`, `dimensions` and `prompt_name`.
+        normalize: Scale vectors to length 1; None for the server's default, as in the next three.
+        truncate: Cut texts that are too long, instead of refusing them.
+        truncation_direction: Which end is cut off.
+        dimensions: Keep the first so many dimensions, of a Matryoshka model.
+        query_prompt_name: A prompt of the model for queries, by its name on the server.
+        document_prompt_name: Likewise for documents.
+        query_prompt: Text put in front of queries, such as E5's `"query: "`.
+        document_prompt: Likewise for documents.
+        context_window: Tokens the model takes. Longer texts, estimated at 4 characters a token,
+            are warned of once, and cut by the server.
+        show_progress: Show a progress bar.
+        huggingfacehub_api_token: Access token; `api_key` is another name for it. If absent,
+            `HF_TOKEN`, `HUGGINGFACEHUB_API_TOKEN` or your login to the Hub; a token found so goes
+            to Hugging Face's own hosts only. Pickling drops it.
+        batch_size: Texts a request, at most; None for what `/info` says, else 32.
+        max_concurrency: Requests in flight, at most, of all threads and event loops together.
+        timeout: Seconds that one request may take in all.
+        max_retries: Attempts after the first one.
+        cold_start_timeout: Seconds to wait for an endpoint that is starting.
+        headers: Sent with each request; kept secret like the token, and not sent along where
+            another host takes over. Pickling drops `Authorization`.
+
+    Raises:
+        ValueError: If arguments contradict each other, or a URL or token can't be one.
+    """
+
+    model: str | None = None
+    repo_id: str | None = None
+    provider: str | None = None
+    bill_to: str | None = None
+    task: Literal["feature-extraction"] | None = "feature-extraction"
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    normalize: bool | None = None
+    truncate: bool | None = None
+    truncation_direction: Literal["left", "right"] | None = None
+    dimensions: int | None = Field(default=None, ge=1)
+    query_prompt_name: str | None = None
+    document_prompt_name: str | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    context_window: int | None = Field(default=None, ge=1)
+    show_progress: bool = False
+
+    _warned_of_length: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="after")
+    def _check_model(self) -> Self:
+        if self.model and self.repo_id and self.model != self.repo_id:
+            raise ValueError(f"model={self.model!r} and repo_id={self.repo_id!r} are two models")
+        name = self.model or self.repo_id
+        if name and _is_url(name):
+            name = checked_url(name)
+            if self.endpoint_url not in (None, name):
+                raise ValueError(f"{name} and endpoint_url={self.endpoint_url} are two servers")
+            self.endpoint_url = name
+        if self.endpoint_url is not None and self.provider is not None:
+            raise ValueError(
+                f"provider={self.provider!r} serves model ids; leave it out for {self.endpoint_url}"
+            )
+        self.model = name or self.endpoint_url or DEFAULT_MODEL
+        return self
+
+    @model_validator(mode="after")
+    def _check_model_kwargs(self) -> Self:
+        for name, value in self.model_kwargs.items():
+            if name not in _MODEL_KWARGS:
+                raise ValueError(
+                    f"model_kwargs has no {name!r}; it takes {', '.join(_MODEL_KWARGS)}"
+                )
+            for field in _MODEL_KWARGS[name]:
+                if getattr(self, field) not in (None, value):
+                    raise ValueError(
+                        f"model_kwargs has {name}={value!r}, the parameter says "
+                        f"{field}={getattr(self, field)!r}; give it once"
+                    )
+        return self
+
+    @classmethod
+    def from_credentials(cls, credentials: Credentials, **kwargs: Any) -> Self:
+        """Embeddings for what a credentials file describes.
+
+        Args:
+            credentials: `{"api_key", "endpoint", "model_name", "context_window"}`, as a mapping,
+                as JSON, or as the path of a JSON file. Any of them may be absent, but not endpoint
+                and model both.
+            kwargs: Further parameters; they win over the credentials.
+
+        Raises:
+            ValueError: If there is a key that is not one of these, or a value of another type.
+            OSError: If the file can't be read.
+        """
+        return cls(**{**read_credentials(credentials), **kwargs})
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Vectors of documents.
+
+        Args:
+            texts: The documents. Empty strings are refused, as servers refuse them.
+
+        Returns:
+            One vector of `dim` floats a text, in the order of the texts.
+
+        Raises:
+            InvalidInputError: If a text can't be sent, or the server refuses it; `.indices`.
+            EmbeddingError: If the server fails; `.indices` are the texts concerned, `.completed`
+                has the vectors of those that had succeeded.
+        """
+        return background.run(self._embed(self._checked(texts), is_query=False))
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Vectors of documents; see `embed_documents`."""
+        return await background.arun(self._embed(self._checked(texts), is_query=False))
+
+    def embed_query(self, text: str) -> list[float]:
+        """Vector of a query, `dim` floats."""
+        [vector] = background.run(self._embed(self._checked([text]), is_query=True))
+        return vector
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """Vector of a query; see `embed_query`."""
+        [vector] = await background.arun(self._embed(self._checked([text]), is_query=True))
+        return vector
+
+    def check(self) -> EndpointReport:
+        """Try the endpoint with one short text, without retries; never raises.
+
+        Returns:
+            What works and what does not; `print` shows it a line each.
+        """
+
+        async def try_it() -> EndpointReport:
+            return await examine(self._settings(), self._options(is_query=True))
+
+        return background.run(try_it())
+
+    def _settings(self) -> EndpointSettings:
+        name = self.model or ""
+        return replace(
+            super()._settings(),
+            model=None if _is_url(name) else name,
+            provider=self.provider,
+            bill_to=self.bill_to,
+        )
+
+    def _options(self, *, is_query: bool) -> EmbedOptions:
+        given = self.model_kwargs
+        prompt_name = self.query_prompt_name if is_query else self.document_prompt_name
+        cut_long_texts = True if self.context_window is not None else None
+        return EmbedOptions(
+            normalize=_first(self.normalize, given.get("normalize")),
+            truncate=_first(self.truncate, given.get("truncate"), cut_long_texts),
+            truncation_direction=_first(
+                self.truncation_direction, given.get("truncation_direction")
+            ),
+            dimensions=_first(self.dimensions, given.get("dimensions")),
+            prompt_name=_first(prompt_name, given.get("prompt_name")),
+        )
+
+    def _checked(self, texts: Sequence[str]) -> list[str]:
+        checked = check_texts(texts)
+        empty = [position for position, text in enumerate(checked) if not text]
+        if empty:
+            raise InvalidInputError(
+                f"{len(empty)} of {len(checked)} texts are empty (the first is text {empty[0]}), "
+                "which servers refuse. Leave them out",
+                indices=empty,
+            )
+        self._warn_of_length(checked)
+        return checked
+
+    def _warn_of_length(self, texts: list[str]) -> None:
+        if self.context_window is None or self._warned_of_length:
+            return
+        limit = self.context_window * _CHARACTERS_A_TOKEN
+        if too_long := sum(len(text) > limit for text in texts):
+            self._warned_of_length = True
+            warnings.warn(
+                f"{too_long} of {len(texts)} texts are probably longer than {self.context_window} "
+                "tokens and are cut there by the server. Split them. This is said once",
+                stacklevel=4,
+            )
+
+    async def _embed(self, texts: list[str], *, is_query: bool) -> list[list[float]]:
+        prompt = (self.query_prompt if is_query else self.document_prompt) or ""
+        return await self._endpoint().embed(
+            [prompt + text for text in texts],
+            self._options(is_query=is_query),
+            show_progress=self.show_progress,
+        )
+
+
+def _is_url(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is given."""
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,68 @@
+"""One event loop in a thread of its own, on which all requests of a process run.
+
+Sync and async callers differ in how they wait for it, and in nothing else; and since no client
+ever leaves this loop, one object serves any number of threads and event loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class _Background:
+    """A loop, and the thread that runs it."""
+
+    def __init__(self) -> None:
+        # Re-entrant: garbage collection closes connections, and may come at any moment.
+        self._lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(
+                    target=self._loop.run_forever, name="hfembed-http", daemon=True
+                ).start()
+            return self._loop
+
+    def forget(self) -> None:
+        """Start again: a fork takes the loop along, but not the thread that runs it."""
+        self._lock, self._loop = threading.RLock(), None
+
+
+_background = _Background()
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_background.forget)
+
+
+def loop() -> asyncio.AbstractEventLoop:
+    """The process's background loop, started on first use."""
+    return _background.loop
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the background loop, and block until it is done."""
+    future = _submit(coroutine)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()  # Ctrl-C ends the requests, too
+        raise
+
+
+async def arun(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the background loop, and wait for it on the caller's."""
+    return await asyncio.wrap_future(_submit(coroutine))
+
+
+def _submit(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    return asyncio.run_coroutine_threadsafe(coroutine, loop())

@@ -1,0 +1,213 @@
+"""One endpoint: any number of texts, within its limits and ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from pydantic import SecretStr
+from tqdm.auto import tqdm
+
+from langchain_hfembed.errors import EmbeddingError, InvalidInputError, InvalidResponseError
+from langchain_hfembed.http.batches import DEFAULT_BATCH_SIZE, Harvest, Limits
+from langchain_hfembed.http.gate import Gate
+from langchain_hfembed.http.limiter import Limiter
+from langchain_hfembed.http.providers import ProviderRoute
+from langchain_hfembed.http.retry import RetryPolicy
+from langchain_hfembed.http.server import ServerRoute
+from langchain_hfembed.http.tei import EMBED, EmbedOptions, EndpointInfo, read_metrics
+from langchain_hfembed.http.transport import HttpTransport
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """What an endpoint is reached with; equal settings share connections and what was learned.
+
+    Attributes:
+        url: Of a server, or None for `model` through Inference Providers.
+        model: Model id on the Hub.
+        provider: Inference Provider; None for the user's default.
+        bill_to: Organisation to bill.
+        token: The access token.
+        headers: Sent with each request, as name and value.
+        batch_size: Texts a request; None for what the server says.
+        max_concurrency: Requests in flight.
+        timeout: Seconds a request.
+        max_retries: Attempts after the first one.
+        cold_start_timeout: Seconds to wait for a start.
+        tei_path: What a TEI is asked for, if the URL is a bare host.
+    """
+
+    url: str | None
+    model: str | None = None
+    provider: str | None = None
+    bill_to: str | None = None
+    token: SecretStr | None = None
+    headers: tuple[tuple[str, SecretStr], ...] = ()
+    batch_size: int | None = None
+    max_concurrency: int = 8
+    timeout: float = 60
+    max_retries: int = 5
+    cold_start_timeout: float = 600
+    tei_path: str = EMBED
+
+
+class Route(Protocol):
+    """A way to vectors."""
+
+    @property
+    def where(self) -> str:
+        """The URL or model, for messages."""
+        ...
+
+    async def prepare(self) -> EndpointInfo | None:
+        """Find out what is there; None where it does not say."""
+        ...
+
+    async def embed(self, texts: list[str], options: EmbedOptions) -> list[list[float]]:
+        """One vector a text."""
+        ...
+
+
+class Endpoint:
+    """Embeds and ranks texts; lives on the background loop, where it is made and closed.
+
+    Args:
+        settings: How to reach it.
+    """
+
+    def __init__(self, settings: EndpointSettings) -> None:
+        self.settings = settings
+        self._limiter = Limiter(settings.max_concurrency)
+        self._limits = Limits()
+        policy = RetryPolicy(settings.max_retries, settings.cold_start_timeout)
+        gate = Gate(self._limiter, policy, settings.timeout)
+        headers = {name: value.get_secret_value() for name, value in settings.headers}
+        self._transport = HttpTransport(gate, settings.token, headers, settings.max_concurrency)
+        self._route: Route = (
+            ServerRoute(self._transport, settings.url, settings.tei_path, settings.model)
+            if settings.url is not None
+            else ProviderRoute(
+                gate,
+                self._transport,
+                settings.model or "",
+                provider=settings.provider,
+                bill_to=settings.bill_to,
+                token=settings.token,
+            )
+        )
+        self._ready: asyncio.Task[EndpointInfo | None] | None = None
+        self._calls = 0
+
+    @property
+    def where(self) -> str:
+        """The URL, or the model and its provider, for messages."""
+        return self._route.where
+
+    @property
+    def server(self) -> ServerRoute:
+        """The server behind the URL.
+
+        Raises:
+            InvalidInputError: If there is no URL.
+        """
+        if not isinstance(self._route, ServerRoute):
+            raise InvalidInputError(
+                f"{self.where} can't be asked this; it needs the URL of a server"
+            )
+        return self._route
+
+    async def info(self) -> EndpointInfo | None:
+        """What the server says about itself, asked once; None if it has no `/info`.
+
+        Raises:
+            EmbeddingError: If it can't be reached; the next call asks again.
+        """
+        if self._ready is None:
+            self._ready = asyncio.create_task(self._prepare())
+        ready = self._ready
+        try:
+            # Shielded: who is cancelled must not end what others wait for.
+            return await asyncio.shield(ready)
+        except EmbeddingError:
+            if self._ready is ready:
+                self._ready = None
+            raise
+
+    async def embed(
+        self, texts: Sequence[str], options: EmbedOptions, *, show_progress: bool = False
+    ) -> list[list[float]]:
+        """Vectors of texts, in their order.
+
+        Raises:
+            EmbeddingError: If a text can't be embedded; `.completed` has the vectors of others.
+        """
+        harvest = Harvest(texts, self._limits, lambda batch: self._route.embed(batch, options))
+        try:
+            vectors = await self._gather(harvest, len(texts), show_progress=show_progress)
+            _require_one_dimension(vectors)
+        except EmbeddingError as error:
+            found = harvest.results
+            error.completed = {i: found[i] for i in sorted(found) if i not in error.indices}
+            raise
+        return vectors
+
+    async def rerank(
+        self, query: str, texts: Sequence[str], options: Mapping[str, Any]
+    ) -> list[float]:
+        """The relevance of texts for a query, in their order.
+
+        Raises:
+            EmbeddingError: If a text can't be ranked.
+        """
+        server = self.server
+        harvest = Harvest(texts, self._limits, lambda batch: server.rerank(query, batch, options))
+        return await self._gather(harvest, len(texts))
+
+    async def metrics(self) -> dict[str, float]:
+        """The server's Prometheus samples."""
+        return read_metrics(await self.server.metrics())
+
+    async def aclose(self) -> None:
+        """Close all connections; while a call is under way, leave it to that call's end."""
+        if not self._calls:
+            await self._transport.aclose()
+
+    async def _gather(
+        self, harvest: Harvest[T], total: int, *, show_progress: bool = False
+    ) -> list[T]:
+        if not total:
+            return []
+        self._calls += 1
+        try:
+            await self.info()
+            with tqdm(total=total, unit="text", disable=not show_progress) as bar:
+                return await harvest.gather(self.settings.max_concurrency, self.where, bar.update)
+        finally:
+            self._calls -= 1
+
+    async def _prepare(self) -> EndpointInfo | None:
+        info = await self._route.prepare()
+        permits = info.max_concurrent_requests if info else None
+        served = info.max_client_batch_size if info else None
+        sizes = [size for size in (self.settings.batch_size, served, permits) if size]
+        self._limits.batch_size = min(sizes) if sizes else DEFAULT_BATCH_SIZE
+        self._limiter.permits = permits
+        return info
+
+
+def _require_one_dimension(vectors: list[list[float]]) -> None:
+    lengths = [len(vector) for vector in vectors]
+    if len(set(lengths)) <= 1:
+        return
+    usual = max(set(lengths), key=lengths.count)
+    odd = [position for position, length in enumerate(lengths) if length != usual]
+    raise InvalidResponseError(
+        f"{len(odd)} of {len(vectors)} vectors have another dimension than {usual}; does more than "
+        "one model answer behind this URL?",
+        indices=odd,
+    )

@@ -1,0 +1,203 @@
+"""The parameters that every class with an endpoint has, and what it does with them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    field_validator,
+)
+from typing_extensions import Self
+
+from langchain_hfembed.embeddings.loading import Loaded
+from langchain_hfembed.http import background
+from langchain_hfembed.http.access_token import FoundToken, checked, find_token
+from langchain_hfembed.http.endpoint import Endpoint, EndpointSettings
+from langchain_hfembed.http.tei import EndpointInfo
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t -~]*")
+
+
+class EndpointParameters(BaseModel):
+    """How an endpoint is reached; connections are opened on first use and shared by copies.
+
+    Attributes:
+        endpoint_url: A server. A URL with a path is used as it is; of a bare host, `/info` is
+            asked once.
+        huggingfacehub_api_token: Access token; `api_key` is another name for it. If absent,
+            `HF_TOKEN`, `HUGGINGFACEHUB_API_TOKEN` or your login to the Hub; a token found so goes
+            to Hugging Face's own hosts only. Pickling drops it.
+        batch_size: Texts a request, at most; None for what `/info` says, else 32.
+        max_concurrency: Requests in flight, at most, of all threads and event loops together.
+        timeout: Seconds that one request may take in all.
+        max_retries: Attempts after the first one.
+        cold_start_timeout: Seconds to wait for an endpoint that is starting.
+        headers: Sent with each request; kept secret like the token, and not sent along where
+            another host takes over. Pickling drops `Authorization`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # it may be the token
+    )
+
+    endpoint_url: str | None = None
+    huggingfacehub_api_token: SecretStr | None = Field(
+        default_factory=find_token, alias="api_key", repr=False
+    )
+    batch_size: int | None = Field(default=None, ge=1)
+    max_concurrency: int = Field(default=8, ge=1)
+    timeout: float = Field(default=60, gt=0)
+    max_retries: int = Field(default=5, ge=0)
+    cold_start_timeout: float = Field(default=600, ge=0)
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+
+    _endpoints: Loaded[Endpoint] = PrivateAttr(default_factory=Loaded)
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        return url if url is None else checked_url(url)
+
+    @field_validator("huggingfacehub_api_token")
+    @classmethod
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        value = token.get_secret_value().strip() if token else ""
+        if not value:
+            return find_token()
+        return token if isinstance(token, FoundToken) else SecretStr(checked(value, "api_key"))
+
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a header")
+            if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+                raise ValueError(
+                    f"the header {name} holds a line break or a letter beyond ASCII; remove it"
+                )
+        return {name: SecretStr(v.get_secret_value().strip()) for name, v in headers.items()}
+
+    def info(self) -> EndpointInfo | None:
+        """What the server says about itself; None where it has no `/info`.
+
+        Raises:
+            EmbeddingError: If it can't be reached.
+        """
+
+        async def ask() -> EndpointInfo | None:
+            return await self._endpoint().info()
+
+        return background.run(ask())
+
+    def health(self) -> bool:
+        """Whether the server says that it is well; one request, without waiting.
+
+        Raises:
+            InvalidInputError: If there is no URL to ask.
+        """
+
+        async def ask() -> bool:
+            return await self._endpoint().server.is_healthy()
+
+        return background.run(ask())
+
+    def metrics(self) -> dict[str, float]:
+        """The server's Prometheus samples, by name and labels; one request, without waiting.
+
+        Raises:
+            InvalidInputError: If there is no URL to ask.
+            EmbeddingError: If the server has none.
+        """
+
+        async def ask() -> dict[str, float]:
+            return await self._endpoint().metrics()
+
+        return background.run(ask())
+
+    def close(self) -> None:
+        """Close all connections; a later call opens them again."""
+        background.run(self._close())
+
+    async def aclose(self) -> None:
+        """Close all connections; a later call opens them again."""
+        await background.arun(self._close())
+
+    async def _close(self) -> None:
+        for endpoint in self._endpoints.clear():
+            await endpoint.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    def _settings(self) -> EndpointSettings:
+        """How to reach the endpoint; subclasses add what they know."""
+        return EndpointSettings(
+            url=self.endpoint_url,
+            token=self.huggingfacehub_api_token,
+            headers=tuple(self.headers.items()),
+            batch_size=self.batch_size,
+            max_concurrency=self.max_concurrency,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            cold_start_timeout=self.cold_start_timeout,
+        )
+
+    def _endpoint(self) -> Endpoint:
+        """The endpoint for the settings as they are now; called on the background loop."""
+        settings = self._settings()
+        # A fork gets a loop, and so connections, of its own.
+        return self._endpoints.get((settings, background.loop()), lambda: Endpoint(settings))
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Without the token, for which the environment is read again, and `Authorization`."""
+        state = super().__getstate__()
+        fields = dict(state["__dict__"])
+        del fields["huggingfacehub_api_token"]
+        fields["headers"] = {
+            name: value for name, value in self.headers.items() if name.lower() != "authorization"
+        }
+        given = state["__pydantic_fields_set__"] - {"huggingfacehub_api_token"}
+        return {**state, "__dict__": fields, "__pydantic_fields_set__": given}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Look for a token here."""
+        super().__setstate__(state)
+        self.__dict__["huggingfacehub_api_token"] = find_token()
+
+
+def checked_url(url: str) -> str:
+    """The URL, if requests can be sent there.
+
+    Raises:
+        ValueError: If it is none, or has a password in it, which logs would show.
+    """
+    parts = urlsplit(url.strip())
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "endpoint_url has a user or password in it, which logs would show; pass it as "
+            "headers={'Authorization': ...} or api_key="
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError(f"endpoint_url is {url!r}; it must start with http:// or https://")
+    return url.strip()

@@ -1,0 +1,122 @@
+"""A model through Hugging Face's Inference Providers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from langchain_hfembed.errors import AuthenticationError, EmbeddingError, ModelNotFoundError
+from langchain_hfembed.http.access_token import FoundToken, describe, is_hugging_face
+from langchain_hfembed.http.failures import read_failure
+from langchain_hfembed.http.gate import Gate, Refusal
+from langchain_hfembed.http.retry import PassingFailure
+from langchain_hfembed.http.tei import EmbedOptions, json_body, read_vectors
+from langchain_hfembed.http.transport import HttpTransport
+
+if TYPE_CHECKING:
+    from huggingface_hub.inference._common import RequestParameters
+
+_BILL_TO = "X-HF-Bill-To"
+
+
+class ProviderRoute:
+    """A model through Inference Providers.
+
+    huggingface_hub knows the providers: which serve a model, their URLs and formats. It builds the
+    requests, and our transport sends them: `InferenceClient.feature_extraction` has no retries,
+    mixes up replies that come in another order, keeps every response alive (1.33), and does not
+    tell who will see the token.
+
+    Args:
+        gate: What lookups pass through.
+        transport: Sends.
+        model: Id on the Hub.
+        provider: Its name there; None for the first of the user's that serves the model.
+        bill_to: Organisation to bill.
+        token: Access token.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        transport: HttpTransport,
+        model: str,
+        *,
+        provider: str | None,
+        bill_to: str | None,
+        token: SecretStr | None,
+    ) -> None:
+        self._gate = gate
+        self._transport = transport
+        self._model = model
+        self._provider = provider
+        self._headers = {_BILL_TO: bill_to} if bill_to else {}
+        self._token = token
+        self.where = f"{model} ({provider or 'Inference Providers'})"
+
+    async def prepare(self) -> None:
+        """Providers say nothing about themselves."""
+
+    async def embed(self, texts: list[str], options: EmbedOptions) -> list[list[float]]:
+        """One vector a text."""
+        request = await self._gate.send(
+            lambda: asyncio.to_thread(self._request, texts, options), self.where
+        )
+        if isinstance(self._token, FoundToken) and not is_hugging_face(request.url):
+            raise AuthenticationError(
+                f"{describe(self._token)} would go to {request.url}, and what was found in the "
+                "environment goes to Hugging Face only. A token of Hugging Face starts with hf_; "
+                "pass a provider's own key as api_key="
+            )
+        reply = await self._transport.post(
+            request.url, json_body(request.json), texts=len(texts), headers=request.headers
+        )
+        return read_vectors(reply, len(texts))
+
+    def _request(self, texts: Sequence[str], options: EmbedOptions) -> RequestParameters:
+        """Where to send what; asks the Hub, the first time, who serves the model."""
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.inference._providers import get_provider_helper
+
+        secret = self._token.get_secret_value() if self._token else None
+        try:
+            helper = get_provider_helper(
+                self._provider,  # type: ignore[arg-type]  # a closed list there, which grows
+                "feature-extraction",
+                self._model,
+            )
+            return helper.prepare_request(
+                inputs=texts,
+                parameters=options.given(),
+                headers=self._headers,
+                model=self._model,
+                api_key=secret,
+            )
+        except StopIteration:
+            raise ModelNotFoundError(
+                f"no Inference Provider serves {self._model}. Deploy it (TEI, Inference Endpoints) "
+                "and give its URL, or choose another model"
+            ) from None
+        except ValueError as error:
+            kind = AuthenticationError if secret is None else ModelNotFoundError
+            raise kind(f"{self.where}: {error}") from error
+        except OfflineModeIsEnabled as error:
+            raise EmbeddingError(
+                f"{self.where} needs the Hub, and HF_HUB_OFFLINE is set. Unset it, or give the URL "
+                "of a server"
+            ) from error
+        except HfHubHTTPError as error:
+            answer = error.response
+            raise Refusal(
+                read_failure(answer.status_code, answer.headers, answer.content)
+            ) from None
+        # requests' errors are OSErrors, httpx's and httpx2's share HfHubHTTPError's base.
+        except (OSError, HfHubHTTPError.__bases__[0]) as error:  # type: ignore[misc]  # a tuple
+            raise PassingFailure(
+                EmbeddingError(
+                    f"{self.where}: the Hub can't be reached: {type(error).__name__} {error}"
+                )
+            ) from error

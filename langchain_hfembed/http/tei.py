@@ -1,0 +1,252 @@
+"""Text Embeddings Inference over HTTP: what is sent, and how what comes back is read. No I/O.
+
+Source:
+    TEI's OpenAPI description, `docs/openapi.json` of huggingface/text-embeddings-inference.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from langchain_hfembed.errors import InvalidInputError, InvalidResponseError
+
+EMBED, RERANK = "/embed", "/rerank"
+OPENAI = "/v1/embeddings"
+LIMITS = (
+    "max_client_batch_size",
+    "max_concurrent_requests",
+    "max_input_length",
+    "max_batch_tokens",
+)
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What TEI is asked to do with texts; None leaves it to the server.
+
+    Attributes:
+        normalize: Scale vectors to length 1.
+        truncate: Cut texts that are too long, instead of refusing them.
+        truncation_direction: Which end is cut off.
+        dimensions: Keep the first so many, of a Matryoshka model.
+        prompt_name: A prompt of the model, put in front by the server.
+    """
+
+    normalize: bool | None = None
+    truncate: bool | None = None
+    truncation_direction: Literal["left", "right"] | None = None
+    dimensions: int | None = None
+    prompt_name: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that are not left to the server."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class EndpointInfo:
+    """What a server says about itself at `/info`.
+
+    Attributes:
+        model_id: The model.
+        version: Of the server.
+        max_client_batch_size: Texts a request, at most.
+        max_concurrent_requests: Texts in flight, at most (requests, before 1.9).
+        max_input_length: Tokens a text, at most.
+        max_batch_tokens: Tokens a forward pass.
+        auto_truncate: Whether longer texts are cut unless the request says otherwise.
+        model_type: What it serves, such as `{"embedding": {"pooling": "cls"}}`.
+    """
+
+    model_id: str
+    version: str | None = None
+    max_client_batch_size: int | None = None
+    max_concurrent_requests: int | None = None
+    max_input_length: int | None = None
+    max_batch_tokens: int | None = None
+    auto_truncate: bool | None = None
+    model_type: Mapping[str, Any] | str | None = None
+
+
+def embed_body(texts: Sequence[str], options: EmbedOptions) -> bytes:
+    """A request of `/embed` for dense vectors, as JSON."""
+    return json_body({"inputs": texts, **_spelt(options.given())})
+
+
+def openai_body(texts: Sequence[str], options: EmbedOptions, model: str | None) -> bytes:
+    """A request of `/v1/embeddings`, as JSON; servers other than TEI want a model's name in it.
+
+    Raises:
+        InvalidInputError: If an option is given that OpenAI's format does not know.
+    """
+    given = options.given()
+    if unknown := sorted(set(given) - {"dimensions"}):
+        raise InvalidInputError(
+            f"{OPENAI} does not know {', '.join(unknown)}; leave it out, or give the "
+            f"URL of a TEI's {EMBED}"
+        )
+    return json_body({"input": texts, "model": model or "default", **given})
+
+
+def rerank_body(query: str, texts: Sequence[str], options: Mapping[str, Any]) -> bytes:
+    """A request of `/rerank` for the relevance of texts for a query, as JSON."""
+    return json_body({"query": query, "texts": texts, **_spelt(options)})
+
+
+def _spelt(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as TEI spells them: `Left`, not `left`."""
+    spelt = {name: value for name, value in options.items() if value is not None}
+    if "truncation_direction" in spelt:
+        spelt["truncation_direction"] = spelt["truncation_direction"].capitalize()
+    return spelt
+
+
+def json_body(document: object) -> bytes:
+    """JSON, as short as it gets."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def text_bytes(text: str) -> int:
+    """Bytes that a text takes in a request, its quotes and comma included."""
+    return len(json.dumps(text, ensure_ascii=False).encode()) + 1
+
+
+def read_vectors(reply: object, expected: int) -> list[list[float]]:
+    """Dense vectors out of a reply, once it is sure that each text has one.
+
+    Args:
+        reply: The reply's JSON: `[[float]]`, OpenAI's `{"data": [{"index", "embedding"}]}`, or
+            `{"embeddings": [[float]]}`.
+        expected: How many texts were sent.
+
+    Returns:
+        One vector a text, in the order in which they were sent.
+
+    Raises:
+        InvalidResponseError: If there are more or fewer vectors than texts, they differ in length,
+            are nested (token vectors), or hold null, NaN or infinity; `.indices` are positions in
+            the request.
+    """
+    vectors = _unwrapped(reply)
+    everything = range(expected)
+    if not isinstance(vectors, list) or len(vectors) != expected:
+        count = f"{len(vectors)} vectors" if isinstance(vectors, list) else _kind(vectors)
+        raise InvalidResponseError(
+            f"the server answered {expected} texts with {count}; none of them was used. Check "
+            "that the URL is an embedding endpoint",
+            indices=everything,
+        )
+    if any(isinstance(row, list) and row and isinstance(row[0], list) for row in vectors):
+        raise InvalidResponseError(
+            "the server answered with one vector a token, not one a text. Deploy the model with "
+            "a pooling (TEI, or the sentence-embeddings task)",
+            indices=everything,
+        )
+    try:
+        array = np.array(vectors, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.ndim != 2 or not array.shape[1]:
+        odd = _odd_rows(vectors)
+        raise InvalidResponseError(
+            f"the vectors for {len(odd)} of {expected} texts are not lists of numbers of one "
+            "length",
+            indices=odd,
+        )
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1)).tolist()
+    if bad:
+        raise InvalidResponseError(
+            f"the vectors for {len(bad)} of {expected} texts hold null, NaN or infinity. The "
+            "server's model overflows: try float32 there",
+            indices=bad,
+        )
+    checked: list[list[float]] = array.tolist()
+    return checked
+
+
+def _unwrapped(reply: object) -> object:
+    """The vectors of a reply, whatever they are wrapped in."""
+    if not isinstance(reply, dict):
+        return reply
+    data = reply.get("data")
+    if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
+        return reply.get("embeddings", reply)
+    if any("index" in item for item in data):
+        # Providers may answer in another order than they were asked in.
+        by_index = {item.get("index"): item for item in data}
+        if set(by_index) != set(range(len(data))):
+            raise InvalidResponseError(
+                f"the server numbered {len(data)} vectors {sorted(map(str, by_index))}, so that "
+                "nobody knows which text is whose",
+                indices=range(len(data)),
+            )
+        data = [by_index[index] for index in range(len(data))]
+    return [item.get("embedding") for item in data]
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__name__}: {str(value)[:80]}"
+
+
+def _odd_rows(rows: list[Any]) -> list[int]:
+    """Positions of what is no list of numbers, or has another length than most."""
+    lengths = [len(row) if isinstance(row, list) else -1 for row in rows]
+    usual = max(set(lengths), key=lengths.count)
+    return [
+        position
+        for position, (row, length) in enumerate(zip(rows, lengths, strict=True))
+        if length != usual
+        or length < 1
+        or not all(isinstance(value, (int, float)) or value is None for value in row)
+    ]
+
+
+def read_ranks(reply: object, expected: int) -> list[float]:
+    """Relevance scores out of a reply of `/rerank`, in the order in which texts were sent.
+
+    Raises:
+        InvalidResponseError: Unless there is one finite score for each text.
+    """
+    try:
+        scores = {item["index"]: float(item["score"]) for item in reply}  # type: ignore[attr-defined]
+    except (TypeError, KeyError, ValueError):
+        scores = {}
+    ordered = [scores.get(position, np.nan) for position in range(expected)]
+    if len(scores) != expected or not np.isfinite(ordered).all():
+        raise InvalidResponseError(
+            f"the server answered {expected} texts with {len(scores)} scores. Check that the URL "
+            "is a TEI with a reranker",
+            indices=range(expected),
+        )
+    return ordered
+
+
+def read_info(reply: object) -> EndpointInfo | None:
+    """What `/info` says; None where the reply is not TEI's."""
+    if not isinstance(reply, dict) or not isinstance(reply.get("model_id"), str):
+        return None
+    numbers = {name: reply[name] for name in LIMITS if type(reply.get(name)) is int}
+    others = {name: reply.get(name) for name in ("version", "auto_truncate", "model_type")}
+    return EndpointInfo(reply["model_id"], **numbers, **others)
+
+
+def read_metrics(text: str) -> dict[str, float]:
+    """Samples of a page in Prometheus' text format, by name and labels.
+
+    Source:
+        https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
+    samples = {}
+    for line in text.splitlines():
+        name, separator, value = line.rpartition(" ")
+        if separator and not line.startswith("#"):
+            try:
+                samples[name.strip()] = float(value)
+            except ValueError:
+                continue
+    return samples

@@ -1,0 +1,200 @@
+"""HTTP requests to URLs, and what of a reply is left when it was no success."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from langchain_hfembed.errors import EmbeddingError, InvalidResponseError
+from langchain_hfembed.http import background
+from langchain_hfembed.http.access_token import describe, token_for
+from langchain_hfembed.http.failures import Kind, read_failure
+from langchain_hfembed.http.gate import Gate, Refusal
+from langchain_hfembed.http.retry import PassingFailure
+
+_MAX_REDIRECTS = 5
+
+
+class HttpTransport:
+    """Sends requests through a gate, from the background loop.
+
+    Connections are closed with `aclose`, or else when nobody refers to the transport any more.
+
+    Args:
+        gate: What requests pass through.
+        token: Sent where the host may see it.
+        headers: Sent with each request, as far as the first redirect to another host.
+        connections: How many to keep open.
+    """
+
+    def __init__(
+        self, gate: Gate, token: SecretStr | None, headers: Mapping[str, str], connections: int
+    ) -> None:
+        self._gate = gate
+        self._token = token
+        self._headers = dict(headers)
+        self._client = httpx.AsyncClient(
+            timeout=None,  # noqa: S113 - the gate times a request as a whole
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),
+        )
+        loop = asyncio.get_running_loop()
+        weakref.finalize(self, _close_later, self._client, loop).atexit = False
+
+    async def post(
+        self, url: str, body: bytes, *, texts: int, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """Send a JSON request and read the JSON reply.
+
+        Args:
+            url: Where to.
+            body: The JSON.
+            texts: How many texts are in it.
+            headers: Sent in addition.
+
+        Raises:
+            Refusal: If the server's last answer was no success.
+            EmbeddingError: If it can't be reached, or answers with something else.
+        """
+        return await self._gate.send(
+            lambda: self._request("POST", url, body, headers), url, texts=texts
+        )
+
+    async def get(self, url: str) -> Any:
+        """Ask for JSON, in the same manner."""
+        return await self._gate.send(lambda: self._request("GET", url), url)
+
+    async def get_text(self, url: str) -> str:
+        """Ask for text, once: whatever fails is not tried again.
+
+        Raises:
+            Refusal: If the server's answer was no success.
+            EmbeddingError: If it can't be reached.
+        """
+        try:
+            response = await self._gate.once(lambda: self._response("GET", url), url)
+        except PassingFailure as failure:
+            raise failure.error from failure.__cause__
+        return response.text
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        response = await self._response(method, url, body, headers)
+        try:
+            return json.loads(response.content)
+        except (ValueError, RecursionError) as error:
+            start = response.text[:120].replace("\n", " ")
+            kind = response.headers.get("content-type", "no content type")
+            raise InvalidResponseError(
+                f"{response.url} answered {response.status_code} with {kind}, not JSON: {start!r}. "
+                "Check that the URL is an embedding endpoint"
+            ) from error
+
+    async def _response(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        try:
+            response = await self._follow(
+                self._client.build_request(
+                    method, url, content=body, headers=self._all_headers(url, body, headers)
+                )
+            )
+        except httpx.DecodingError as error:
+            raise InvalidResponseError(f"{url} answered with a garbled body: {error}") from error
+        except httpx.TransportError as error:
+            raise _unreachable(url, error) from error
+        if not response.is_success:
+            failure = read_failure(response.status_code, response.headers, response.content)
+            raise Refusal(failure, self._detail(url, response, failure.kind))
+        return response
+
+    async def _follow(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and again where redirects lead; other hosts see no secret of ours."""
+        response = await self._client.send(request)
+        for _ in range(_MAX_REDIRECTS):
+            following = response.next_request
+            if following is None:
+                return response
+            if following.method != request.method:
+                raise EmbeddingError(
+                    f"{request.url} redirects to {following.url} in a way that loses the texts. "
+                    f"Use that URL instead"
+                )
+            if not _is_same_host(request.url, following.url):
+                for name in ("authorization", *self._headers):
+                    following.headers.pop(name, None)
+            request = following
+            response = await self._client.send(request)
+        raise EmbeddingError(f"{request.url} redirects again and again. Check the URL")
+
+    def _all_headers(
+        self, url: str, body: bytes | None, headers: Mapping[str, str] | None
+    ) -> httpx.Headers:
+        known = httpx.Headers({"Content-Type": "application/json"} if body else {})
+        secret = token_for(url, self._token)
+        if secret is not None:
+            known["Authorization"] = f"Bearer {secret}"
+        known.update(headers)
+        known.update(self._headers)
+        return known
+
+    def _detail(self, url: str, response: httpx.Response, kind: Kind) -> str:
+        """What a user should know of a refusal besides the server's words."""
+        asked = response.request.url
+        redirected = [] if asked == url else [f"redirected to {asked}"]
+        if kind != "authentication":
+            return "".join(redirected)
+        if "authorization" in response.request.headers:
+            sent = f"sent: {describe(self._token)}"
+        elif self._token is None:
+            sent = "no token was sent; pass api_key= or set HF_TOKEN"
+        else:
+            sent = (
+                f"{describe(self._token)} was not sent to {asked.host}: what was found in the "
+                "environment goes to Hugging Face only; pass api_key= for other hosts"
+            )
+        return ", ".join([*redirected, sent])
+
+
+def _is_same_host(old: httpx.URL, new: httpx.URL) -> bool:
+    """Whether a redirect stays on a server; another port is another one, https an upgrade."""
+    upgraded = (old.scheme, old.port, new.scheme, new.port) == ("http", None, "https", None)
+    return old.host == new.host and (upgraded or (old.scheme, old.port) == (new.scheme, new.port))
+
+
+def _unreachable(url: str, error: httpx.TransportError) -> Exception:
+    said = f"{type(error).__name__} {error}".strip()
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return EmbeddingError(
+            f"{url} can't be trusted: {said}. If your own authority signed its certificate, "
+            "name that authority in the variable SSL_CERT_FILE"
+        )
+    return PassingFailure(
+        EmbeddingError(
+            f"{url} can't be reached: {said}. Check that the server runs and the URL is right"
+        )
+    )
+
+
+def _close_later(client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+    """Close what nobody uses any more; not after a fork, whose sockets are the parent's, too."""
+    if background.loop() is loop:
+        asyncio.run_coroutine_threadsafe(client.aclose(), loop)
