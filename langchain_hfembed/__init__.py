@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from langchain_hfembed.embeddings.base import HybridEncoder
     from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
+    from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
+    from langchain_hfembed.embeddings.env import embeddings_from_env
     from langchain_hfembed.errors import (
         AuthenticationError,
         CheckpointError,
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
     )
     from langchain_hfembed.fusion import Fusion, ReciprocalRankFusion, WeightedSum
     from langchain_hfembed.hits import Hit
+    from langchain_hfembed.http.report import EndpointReport
+    from langchain_hfembed.http.tei import EndpointInfo
     from langchain_hfembed.index.base import HybridIndex, IndexRecord
     from langchain_hfembed.index.sqlite import SQLiteIndex
+    from langchain_hfembed.rerankers import HuggingFaceEndpointReranker
     from langchain_hfembed.retriever import HybridRetriever
     from langchain_hfembed.scoring import Scores, mean_maxsim, score, sparse_dot
     from langchain_hfembed.vectors import HybridEmbedding, PerView, SparseVector, View
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "embeddings.base": ("HybridEncoder",),
     "embeddings.bge_m3": ("BGEM3Embeddings",),
+    "embeddings.endpoint": ("HuggingFaceEndpointEmbeddings",),
+    "embeddings.env": ("embeddings_from_env",),
     "errors": (
         "AuthenticationError",
         "CheckpointError",
@@ -54,8 +61,11 @@ _HOMES = {
     ),
     "fusion": ("Fusion", "ReciprocalRankFusion", "WeightedSum"),
     "hits": ("Hit",),
+    "http.report": ("EndpointReport",),
+    "http.tei": ("EndpointInfo",),
     "index.base": ("HybridIndex", "IndexRecord"),
     "index.sqlite": ("SQLiteIndex",),
+    "rerankers": ("HuggingFaceEndpointReranker",),
     "retriever": ("HybridRetriever",),
     "scoring": ("Scores", "mean_maxsim", "score", "sparse_dot"),
     "vectors": ("HybridEmbedding", "PerView", "SparseVector", "View"),
@@ -69,9 +79,13 @@ __all__ = [
     "CheckpointError",
     "ColdStartError",
     "EmbeddingError",
+    "EndpointInfo",
+    "EndpointReport",
     "EndpointTimeoutError",
     "Fusion",
     "Hit",
+    "HuggingFaceEndpointEmbeddings",
+    "HuggingFaceEndpointReranker",
     "HybridEmbedding",
     "HybridEncoder",
     "HybridIndex",
@@ -92,6 +106,7 @@ __all__ = [
     "SparseVector",
     "View",
     "WeightedSum",
+    "embeddings_from_env",
     "mean_maxsim",
     "score",
     "sparse_dot",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from langchain_hfembed.errors import EmbeddingError
+from pydantic import ValidationError
+
+from langchain_hfembed.errors import EmbeddingError, InvalidInputError
 
 try:
     import typer
@@ -21,6 +25,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from langchain_hfembed.demo.search import DemoQuery
     from langchain_hfembed.hits import Hit
+    from langchain_hfembed.http.report import EndpointReport
 
 app = typer.Typer(
     help="Hugging Face embeddings and hybrid retrieval for LangChain.",
@@ -30,11 +35,6 @@ app = typer.Typer(
 )
 
 _VIEWS = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
-
-
-@app.callback()
-def _commands() -> None:
-    """Keep `demo` a command of its own while it is the only one."""
 
 
 @app.command()
@@ -81,11 +81,51 @@ def demo(
     )
 
 
+@app.command()
+def check(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="URL of a server, or a model id; HF_ENDPOINT_URL or HF_MODEL_ID if absent."
+        ),
+    ] = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(help="JSON file with api_key, endpoint, model_name, context_window."),
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="Inference Provider that serves the model id.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Try an endpoint with one short text, and say what works and what does not.
+
+    The token is that of the credentials; else HF_ENDPOINT_TOKEN, for a URL; else HF_TOKEN or your
+    login, which only Hugging Face's own hosts get. Exits with 1 where something is wrong.
+    """
+    from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
+    from langchain_hfembed.embeddings.env import endpoint_from_env
+
+    if credentials is not None and target is not None:
+        raise InvalidInputError("give either --credentials or a URL or model, not both")
+    if credentials is not None:
+        embeddings = HuggingFaceEndpointEmbeddings.from_credentials(credentials, provider=provider)
+    else:
+        embeddings = endpoint_from_env(os.environ, target, provider=provider)
+    report = embeddings.check()
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _show_report(Console(), report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; exits with 1 after an error, which it prints in one paragraph."""
     try:
         app()
-    except (EmbeddingError, ImportError) as error:
+    except (EmbeddingError, ImportError, OSError, ValidationError) as error:
         Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(str(error))}")
         raise SystemExit(1) from error
 
@@ -105,6 +145,14 @@ def _to_json(query: DemoQuery, hits: list[Hit]) -> dict[str, Any]:
             for hit in hits
         ],
     }
+
+
+def _show_report(console: Console, report: EndpointReport) -> None:
+    marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[dim]-[/dim]"}
+    table = Table(show_header=False, show_edge=False, pad_edge=False, box=None)
+    for ok, name, text in report.lines():
+        table.add_row(marks[ok], name, escape(text))
+    console.print(table, highlight=False)
 
 
 def _show(console: Console, query: DemoQuery, hits: list[Hit], top: int) -> None:

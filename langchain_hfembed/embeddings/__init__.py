@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
+    from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
+    from langchain_hfembed.embeddings.env import embeddings_from_env
 
-_HOME_OF = {"BGEM3Embeddings": "bge_m3"}
+_HOME_OF = {
+    "BGEM3Embeddings": "bge_m3",
+    "HuggingFaceEndpointEmbeddings": "endpoint",
+    "embeddings_from_env": "env",
+}
 
-__all__ = ["BGEM3Embeddings"]
+__all__ = ["BGEM3Embeddings", "HuggingFaceEndpointEmbeddings", "embeddings_from_env"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,8 +22,8 @@ from langchain_hfembed.embeddings.checkpoint import (
     Pooling,
     find_checkpoint,
 )
-from langchain_hfembed.embeddings.loading import Loaded
 from langchain_hfembed.errors import EmbeddingError
+from langchain_hfembed.loading import Loaded
 from langchain_hfembed.vectors import VIEWS, HybridEmbedding, SparseVector, View, check_views
 
 if TYPE_CHECKING:

@@ -108,11 +108,16 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
         if self.model and self.repo_id and self.model != self.repo_id:
             raise ValueError(f"model={self.model!r} and repo_id={self.repo_id!r} are two models")
         name = self.model or self.repo_id
-        if name and _is_url(name):
+        if name and is_url(name):
             name = checked_url(name)
             if self.endpoint_url not in (None, name):
                 raise ValueError(f"{name} and endpoint_url={self.endpoint_url} are two servers")
             self.endpoint_url = name
+        elif name and ":" in name:
+            raise ValueError(
+                f"model={name!r} has a colon, as no model id has; a URL starts with http:// or "
+                "https://"
+            )
         if self.endpoint_url is not None and self.provider is not None:
             raise ValueError(
                 f"provider={self.provider!r} serves model ids; leave it out for {self.endpoint_url}"
@@ -146,7 +151,7 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
             kwargs: Further parameters; they win over the credentials.
 
         Raises:
-            ValueError: If there is a key that is not one of these, or a value of another type.
+            InvalidInputError: If a key is not one of these, or a value of another type.
             OSError: If the file can't be read.
         """
         return cls(**{**read_credentials(credentials), **kwargs})
@@ -197,7 +202,7 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
         name = self.model or ""
         return replace(
             super()._settings(),
-            model=None if _is_url(name) else name,
+            model=None if is_url(name) else name,
             provider=self.provider,
             bill_to=self.bill_to,
         )
@@ -249,7 +254,8 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
         )
 
 
-def _is_url(name: str) -> bool:
+def is_url(name: str) -> bool:
+    """Whether a model's name is a server's URL."""
     return name.startswith(("http://", "https://"))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from langchain_hfembed.errors import InvalidInputError
+
 Credentials = Mapping[str, Any] | str | os.PathLike[str]
 
 _PARAMETERS = {
@@ -25,8 +27,8 @@ def read_credentials(credentials: Credentials) -> dict[str, Any]:
         credentials: A mapping, JSON, or the path of a JSON file.
 
     Raises:
-        ValueError: If a key is unknown, a value has another type, or neither endpoint nor model is
-            there. No value is shown.
+        InvalidInputError: If a key is unknown, a value has another type, or neither endpoint nor
+            model is there. No value is shown.
         OSError: If the file can't be read.
     """
     where = "the credentials"
@@ -37,14 +39,18 @@ def read_credentials(credentials: Credentials) -> dict[str, Any]:
         credentials = _parsed(Path(credentials).expanduser().read_text("utf-8"), where)
     unknown = sorted(set(credentials) - set(_PARAMETERS))
     if unknown:
-        raise ValueError(f"{where}: no such key as {unknown}; there are {', '.join(_PARAMETERS)}")
+        raise InvalidInputError(
+            f"{where}: no such key as {unknown}; there are {', '.join(_PARAMETERS)}"
+        )
     given = {key: value for key, value in credentials.items() if value not in (None, "")}
     for key, value in given.items():
         expected = int if key == "context_window" else str
         if not isinstance(value, expected) or isinstance(value, bool):
-            raise ValueError(f"{where}: {key} is {type(value).__name__}, not {expected.__name__}")
+            raise InvalidInputError(
+                f"{where}: {key} is {type(value).__name__}, not {expected.__name__}"
+            )
     if "endpoint" not in given and "model_name" not in given:
-        raise ValueError(f"{where}: there is neither an endpoint nor a model_name")
+        raise InvalidInputError(f"{where}: there is neither an endpoint nor a model_name")
     return {_PARAMETERS[key]: value for key, value in given.items()}
 
 
@@ -52,7 +58,7 @@ def _parsed(text: str, where: str) -> Mapping[str, Any]:
     try:
         document = json.loads(text)
     except ValueError:
-        raise ValueError(f"{where}: not JSON") from None  # the cause would hold the text
+        raise InvalidInputError(f"{where}: not JSON") from None  # the cause would hold the text
     if not isinstance(document, dict):
-        raise ValueError(f"{where}: JSON, but not an object")
+        raise InvalidInputError(f"{where}: JSON, but not an object")
     return document

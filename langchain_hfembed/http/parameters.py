@@ -16,11 +16,11 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from langchain_hfembed.embeddings.loading import Loaded
 from langchain_hfembed.http import background
 from langchain_hfembed.http.access_token import FoundToken, checked, find_token
 from langchain_hfembed.http.endpoint import Endpoint, EndpointSettings
 from langchain_hfembed.http.tei import EndpointInfo
+from langchain_hfembed.loading import Loaded
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~]*")

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import httpx
-
 from langchain_hfembed.errors import AuthenticationError, EmbeddingError, EndpointTimeoutError
 from langchain_hfembed.http.access_token import describe
 from langchain_hfembed.http.endpoint import Endpoint, EndpointSettings
@@ -114,9 +112,8 @@ async def examine(settings: EndpointSettings, options: EmbedOptions) -> Endpoint
 
 
 def _is_about_connection(error: EmbeddingError) -> bool:
-    return isinstance(error, EndpointTimeoutError) or isinstance(
-        error.__cause__, (httpx.TransportError, OSError)
-    )
+    """Whether there was no answer: what an answer says has no other exception as its cause."""
+    return type(error) in (EmbeddingError, EndpointTimeoutError) and error.__cause__ is not None
 
 
 def _other_model(expected: str | None, served: str | None) -> str | None:

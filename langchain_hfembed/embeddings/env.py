@@ -1,0 +1,90 @@
+"""Embeddings chosen by environment variables: one switch between an endpoint and this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.embeddings import Embeddings
+from pydantic import SecretStr
+
+from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.http.access_token import FoundToken, find_token
+
+if TYPE_CHECKING:
+    from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
+
+_SWITCH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def embeddings_from_env(env: Mapping[str, str] = os.environ) -> Embeddings:
+    """Embeddings as environment variables describe them.
+
+    - `USE_HF_API`: `true` for an endpoint, `false` for this machine.
+    - `HF_MODEL_ID`: the model, on either side.
+    - `HF_ENDPOINT_URL`: a server; without it, Inference Providers serve the model.
+    - `HF_ENDPOINT_TOKEN`: the token for that server, wherever it is.
+    - `HF_TOKEN`: the token for Hugging Face; no other host gets it.
+
+    Args:
+        env: The variables.
+
+    Returns:
+        A `HuggingFaceEndpointEmbeddings` or a `HuggingFaceEmbeddings`.
+
+    Raises:
+        InvalidInputError: If a variable is missing, or has no meaning; the message names it.
+    """
+    switch = env.get("USE_HF_API", "").strip().lower()
+    if switch not in _SWITCH:
+        raise InvalidInputError(
+            f"USE_HF_API is {switch!r}; set it to true for an endpoint, to false for this machine"
+        )
+    if _SWITCH[switch]:
+        return endpoint_from_env(env)
+
+    from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
+
+    model = env.get("HF_MODEL_ID", "").strip()
+    if not model:
+        raise InvalidInputError("HF_MODEL_ID is not set; USE_HF_API=false needs it")
+    return HuggingFaceEmbeddings(model_name=model)
+
+
+def endpoint_from_env(
+    env: Mapping[str, str], target: str | None = None, **parameters: Any
+) -> HuggingFaceEndpointEmbeddings:
+    """Embeddings behind the endpoint of the environment, or behind another one.
+
+    Args:
+        env: The variables; see `embeddings_from_env`.
+        target: A URL or a model, instead of the environment's.
+        parameters: Of `HuggingFaceEndpointEmbeddings`.
+
+    Raises:
+        InvalidInputError: If there is neither a URL nor a model.
+    """
+    from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings, is_url
+
+    url = env.get("HF_ENDPOINT_URL", "").strip() or None
+    model = env.get("HF_MODEL_ID", "").strip() or None
+    if target is not None:
+        url, model = (target, None) if is_url(target) else (None, target)
+    if url is None and model is None:
+        raise InvalidInputError(
+            "neither HF_ENDPOINT_URL nor HF_MODEL_ID is set; an endpoint needs one of them"
+        )
+    token = _token(env, is_private=url is not None)
+    return HuggingFaceEndpointEmbeddings(
+        endpoint_url=url, model=model, huggingfacehub_api_token=token, **parameters
+    )
+
+
+def _token(env: Mapping[str, str], *, is_private: bool) -> SecretStr | None:
+    """What the variables say; a token for Hugging Face stays one for Hugging Face."""
+    if is_private and (private := env.get("HF_ENDPOINT_TOKEN", "").strip()):
+        return SecretStr(private)
+    if public := env.get("HF_TOKEN", "").strip():
+        return FoundToken(public, "HF_TOKEN")
+    return find_token()

@@ -1,0 +1,115 @@
+"""Rerankers: put the documents of any retriever in a better order, and keep the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from pydantic import Field
+
+from langchain_hfembed.embeddings.base import check_text
+from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.http import background
+from langchain_hfembed.http.endpoint import EndpointSettings
+from langchain_hfembed.http.parameters import EndpointParameters
+from langchain_hfembed.http.tei import RERANK
+
+
+class HuggingFaceEndpointReranker(EndpointParameters, BaseDocumentCompressor):
+    """Orders documents by a cross-encoder behind TEI's `/rerank`.
+
+    Documents are sent in batches, several at a time, within the server's limits; what fails in
+    passing is sent again. For LangChain's `ContextualCompressionRetriever`, among others.
+
+    Example:
+        ```python no-run
+        from langchain_hfembed import HuggingFaceEndpointReranker
+
+        reranker = HuggingFaceEndpointReranker(endpoint_url="http://localhost:8080", top_n=3)
+        best = reranker.compress_documents(documents, "What is the capital of Korea?")
+        ```
+
+    Attributes:
+        endpoint_url: A TEI that serves a reranker. A URL with a path is used as it is; a bare
+            host gets `/rerank`.
+        top_n: How many documents to return; None for all.
+        truncate: Cut texts that are too long for the model, instead of refusing them; None for
+            the server's default.
+        truncation_direction: Which end is cut off; None for the server's default.
+        raw_scores: The model's logits, instead of scores between 0 and 1.
+        huggingfacehub_api_token: Access token; see `HuggingFaceEndpointEmbeddings`, as for all
+            that follow.
+        batch_size: Texts a request, at most; None for what `/info` says, else 32.
+        max_concurrency: Requests in flight, at most, of all threads and event loops together.
+        timeout: Seconds that one request may take in all.
+        max_retries: Attempts after the first one.
+        cold_start_timeout: Seconds to wait for an endpoint that is starting.
+        headers: Sent with each request.
+
+    Raises:
+        ValueError: If the URL or the token can't be one.
+    """
+
+    endpoint_url: str
+    top_n: int | None = Field(default=3, ge=1)
+    truncate: bool | None = True
+    truncation_direction: Literal["left", "right"] | None = None
+    raw_scores: bool = False
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """The best documents for a query, best first.
+
+        Args:
+            documents: In any order; they are not changed.
+            query: The question.
+            callbacks: Not used; a reranker has no steps of its own.
+
+        Returns:
+            Copies, whose metadata has the `relevance_score` of each: between 0 and 1, or a logit
+            with `raw_scores`. Documents with equal scores keep their order.
+
+        Raises:
+            InvalidInputError: If the query or a document is empty, or can't be sent; `.indices`.
+            EmbeddingError: If the server fails.
+        """
+        return background.run(self._compress(documents, query))
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """The best documents for a query, best first; see `compress_documents`."""
+        return await background.arun(self._compress(documents, query))
+
+    async def _compress(self, documents: Sequence[Document], query: str) -> list[Document]:
+        check_text(query, 0, "query")
+        texts = [document.page_content for document in documents]
+        for position, text in enumerate(texts):
+            check_text(text, position, "document")
+        empty = [position for position, text in enumerate(texts) if not text]
+        if empty or not query:
+            culprit = f"document {empty[0]}" if empty else "the query"
+            raise InvalidInputError(
+                f"{culprit} is empty, which rerankers refuse. Leave it out", indices=empty
+            )
+        options = {
+            "truncate": self.truncate,
+            "truncation_direction": self.truncation_direction,
+            "raw_scores": self.raw_scores,
+        }
+        scores = await self._endpoint().rerank(query, texts, options)
+        # Sorting is stable, and so equal scores keep the documents' order.
+        best = sorted(zip(scores, documents, strict=True), key=lambda pair: -pair[0])[: self.top_n]
+        return [
+            document.model_copy(
+                update={"metadata": {**document.metadata, "relevance_score": score}}
+            )
+            for score, document in best
+        ]
+
+    def _settings(self) -> EndpointSettings:
+        return replace(super()._settings(), tei_path=RERANK)
