@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import SecretStr
 
 from langchain_hfembed.errors import InvalidInputError
-from langchain_hfembed.http.access_token import FoundToken, find_token
+from langchain_hfembed.http.access_token import FoundToken, checked, find_token
 
 if TYPE_CHECKING:
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
@@ -67,15 +67,16 @@ def endpoint_from_env(
     """
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings, is_url
 
-    url = env.get("HF_ENDPOINT_URL", "").strip() or None
-    model = env.get("HF_MODEL_ID", "").strip() or None
+    private_url = env.get("HF_ENDPOINT_URL", "").strip() or None
+    url, model = private_url, env.get("HF_MODEL_ID", "").strip() or None
     if target is not None:
         url, model = (target, None) if is_url(target) else (None, target)
     if url is None and model is None:
         raise InvalidInputError(
             "neither HF_ENDPOINT_URL nor HF_MODEL_ID is set; an endpoint needs one of them"
         )
-    token = _token(env, is_private=url is not None)
+    # Another URL does not get the token that was meant for the environment's.
+    token = _token(env, is_private=url is not None and private_url in (None, url))
     return HuggingFaceEndpointEmbeddings(
         endpoint_url=url, model=model, huggingfacehub_api_token=token, **parameters
     )
@@ -86,5 +87,5 @@ def _token(env: Mapping[str, str], *, is_private: bool) -> SecretStr | None:
     if is_private and (private := env.get("HF_ENDPOINT_TOKEN", "").strip()):
         return SecretStr(private)
     if public := env.get("HF_TOKEN", "").strip():
-        return FoundToken(public, "HF_TOKEN")
+        return FoundToken(checked(public, "HF_TOKEN"), "HF_TOKEN")
     return find_token()

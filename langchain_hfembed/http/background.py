@@ -34,6 +34,9 @@ class _Background:
                 ).start()
             return self._loop
 
+    def owns(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return self._loop is loop
+
     def forget(self) -> None:
         """Start again: a fork takes the loop along, but not the thread that runs it."""
         self._lock, self._loop = threading.RLock(), None
@@ -47,6 +50,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 def loop() -> asyncio.AbstractEventLoop:
     """The process's background loop, started on first use."""
     return _background.loop
+
+
+def owns(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this is the background loop, and not that of a process this one was forked from."""
+    return _background.owns(loop)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

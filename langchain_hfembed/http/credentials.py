@@ -32,12 +32,12 @@ def read_credentials(credentials: Credentials) -> dict[str, Any]:
         OSError: If the file can't be read.
     """
     where = "the credentials"
-    if isinstance(credentials, str) and credentials.lstrip().startswith("{"):
-        credentials = _parsed(credentials, where)
+    if isinstance(credentials, str) and credentials.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
+        credentials = _parsed(credentials.lstrip("\ufeff"), where)
     elif not isinstance(credentials, Mapping):
         where = str(credentials)
-        credentials = _parsed(Path(credentials).expanduser().read_text("utf-8"), where)
-    unknown = sorted(set(credentials) - set(_PARAMETERS))
+        credentials = _parsed(Path(credentials).expanduser().read_bytes(), where)
+    unknown = sorted(map(str, set(credentials) - set(_PARAMETERS)))
     if unknown:
         raise InvalidInputError(
             f"{where}: no such key as {unknown}; there are {', '.join(_PARAMETERS)}"
@@ -54,10 +54,10 @@ def read_credentials(credentials: Credentials) -> dict[str, Any]:
     return {_PARAMETERS[key]: value for key, value in given.items()}
 
 
-def _parsed(text: str, where: str) -> Mapping[str, Any]:
+def _parsed(text: str | bytes, where: str) -> Mapping[str, Any]:
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidInputError(f"{where}: not JSON") from None  # the cause would hold the text
     if not isinstance(document, dict):
         raise InvalidInputError(f"{where}: JSON, but not an object")

@@ -48,7 +48,7 @@ _KINDS_BY_TYPE: dict[object, Kind] = {
     "Backend": "failed",
 }
 
-_BATCH_LIMIT = re.compile(r"maximum allowed batch size (\d+)", re.IGNORECASE)
+_BATCH_LIMIT = re.compile(r"maximum allowed batch size (\d{1,9})\b", re.IGNORECASE)
 # What is said about a request, and of none of its texts. TEI writes `default-prompt-name`.
 _REQUEST_FAULT = re.compile(r"prompt[-_ ]name|dimensions|truncation[-_ ]direction|deserialize")
 _MESSAGE_LENGTH = 500
@@ -123,8 +123,9 @@ def _asked_wait(headers: Mapping[str, str]) -> float | None:
         return max(0.0, seconds)
     try:
         moment = parsedate_to_datetime(asked)
-    except (TypeError, ValueError):
-        reset = re.search(r"\bt=(\d+)", headers.get("ratelimit", ""))
+    except (TypeError, ValueError, OverflowError):
+        # Where requests remain (r), t says when their number is renewed, which is no wait.
+        reset = re.search(r"\br=0\b.*?\bt=(\d+)", headers.get("ratelimit", ""))
         return float(reset.group(1)) if reset else None
     if moment.tzinfo is None:  # "-0000", which is UTC, too
         moment = moment.replace(tzinfo=timezone.utc)
@@ -134,7 +135,7 @@ def _asked_wait(headers: Mapping[str, str]) -> float | None:
 def _json_object(body: bytes) -> Mapping[str, object]:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 

@@ -95,11 +95,13 @@ class Gate:
         """
 
         async def attempt() -> T:
-            async with self._limiter.admitted(texts):
+            async with self._limiter.admitted(texts) as halvings:
                 try:
                     result = await self.once(request, where)
                 except Refusal as refusal:
-                    raise self._judged(refusal, where) from None
+                    if refusal.failure.kind == "rate_limit":
+                        self._limiter.overloaded(halvings)
+                    raise _judged(refusal, where) from None
                 self._limiter.succeeded()
                 return result
 
@@ -122,17 +124,15 @@ class Gate:
                 )
             ) from error
 
-    def _judged(self, refusal: Refusal, where: str) -> Exception:
-        failure = refusal.failure
-        if failure.kind == "rate_limit":
-            self._limiter.overloaded()
-        if failure.kind not in _PASSING:
-            return refusal
-        if failure.wait is not None and failure.wait > _LONGEST_WAIT:
-            return RateLimitError(
-                f"{where} answered {failure.status} and asks to wait {failure.wait:.0f} s. Try "
-                f"again after that; waits of up to {_LONGEST_WAIT:.0f} s are sat through"
-            )
-        return PassingFailure(
-            refusal, wait=failure.wait, is_cold_start=failure.kind == "cold_start"
+
+def _judged(refusal: Refusal, where: str) -> Exception:
+    """The refusal, or what makes it pass."""
+    failure = refusal.failure
+    if failure.kind not in _PASSING:
+        return refusal
+    if failure.wait is not None and failure.wait > _LONGEST_WAIT:
+        return RateLimitError(
+            f"{where} answered {failure.status} and asks to wait {failure.wait:.0f} s. Try again "
+            f"after that; waits of up to {_LONGEST_WAIT:.0f} s are sat through"
         )
+    return PassingFailure(refusal, wait=failure.wait, is_cold_start=failure.kind == "cold_start")

@@ -15,13 +15,14 @@ class Limiter:
 
     The number of requests in flight is halved when the server says that it is overloaded, and
     grows by one after ten successes in a row, up to the maximum (additive increase,
-    multiplicative decrease).
+    multiplicative decrease). Of requests that were in flight together, one halves it.
 
     Args:
         maximum: Requests in flight at most.
 
     Attributes:
         limit: Requests in flight at present, at most.
+        halvings: How often it was halved.
         permits: Texts in flight at most; None for any number. One request is always admitted
             when nothing is in flight.
     """
@@ -33,11 +34,16 @@ class Limiter:
         self._requests = 0
         self._texts = 0
         self._successes = 0
+        self.halvings = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def admitted(self, texts: int) -> AsyncIterator[None]:
-        """Wait until a request with so many texts may go out; it counts until the block ends."""
+    async def admitted(self, texts: int) -> AsyncIterator[int]:
+        """Wait until a request with so many texts may go out; it counts until the block ends.
+
+        Yields:
+            How often the limit had been halved when it went out, for `overloaded`.
+        """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((texts, turn))
         self._admit()
@@ -46,9 +52,11 @@ class Limiter:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():  # admitted and cancelled at the same moment
                 self._leave(texts)
+            else:
+                self._admit()  # those behind it may fit
             raise
         try:
-            yield
+            yield self.halvings
         finally:
             self._leave(texts)
 
@@ -60,10 +68,17 @@ class Limiter:
             self.limit = min(self.maximum, self.limit + 1)
             self._admit()
 
-    def overloaded(self) -> None:
-        """Take note that the server had too much to do."""
+    def overloaded(self, halvings: int) -> None:
+        """Take note that the server had too much to do.
+
+        Args:
+            halvings: What `admitted` gave to the request; if the limit was halved since then, the
+                server has not seen the effect yet.
+        """
         self._successes = 0
-        self.limit = max(1, self.limit // 2)
+        if halvings == self.halvings:
+            self.halvings += 1
+            self.limit = max(1, self.limit // 2)
 
     def _leave(self, texts: int) -> None:
         self._requests -= 1

@@ -106,8 +106,11 @@ class _Patience:
 
     def wait(self, state: RetryCallState) -> float:
         failure = _failure(state)
-        seconds = _backoff(state) if failure.wait is None else failure.wait
-        return min(seconds, self._seconds_for_start()) if failure.is_cold_start else seconds
+        if failure.is_cold_start:
+            # At least our own wait, since nothing else limits the number of attempts here.
+            seconds = max(failure.wait or 0.0, _backoff(state))
+            return min(seconds, self._seconds_for_start())
+        return _backoff(state) if failure.wait is None else failure.wait
 
     def _seconds_for_start(self) -> float:
         if self.start_deadline is None:

