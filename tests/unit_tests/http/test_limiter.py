@@ -111,7 +111,7 @@ def test_who_has_room_is_in_flight_in_order_of_coming_and_nobody_else_is(maximum
                 for _ in range(number):
                     requests.limiter.succeeded()
             elif what == "overloaded":
-                requests.limiter.overloaded(limiter.halvings)
+                requests.limiter.overloaded(requests.limiter.halvings)
             else:
                 either = sorted({*requests.in_flight, *requests.waiting})
                 ready = sorted(requests.in_flight) if what == "finish" else either
@@ -207,7 +207,7 @@ def test_overload_interrupts_the_row_of_successes():
 
 def test_who_waits_is_admitted_when_the_limit_grows():
     async def scenario(requests: Requests) -> None:
-        requests.limiter.overloaded(limiter.halvings)
+        requests.limiter.overloaded(requests.limiter.halvings)
         requests.come(1)
         requests.come(1)
         await requests.settle()
@@ -226,7 +226,7 @@ def test_overload_ends_no_request_and_admits_none_until_few_enough_are_left():
             requests.come(1)
         await requests.settle()
         assert requests.admitted == [0, 1, 2, 3]
-        requests.limiter.overloaded(limiter.halvings)
+        requests.limiter.overloaded(requests.limiter.halvings)
         for finished, admitted in [(0, 4), (1, 4), (2, 5)]:
             requests.finish(finished)
             await requests.settle()
