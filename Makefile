@@ -5,16 +5,17 @@ ARGS ?=
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Two sets of packages: who only runs the demo need not wait for mkdocs and mypy.
+# Sets of packages: who only runs the demo need not wait for mkdocs and mypy.
 DEMO := .venv/.demo
 DEV := .venv/.dev
+BENCH := .venv/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench constraints clean
+.PHONY: help demo test lint format docs bench bench-endpoint constraints clean
 .NOTPARALLEL:
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo 'PYTHON=... picks the Python; ARGS="..." is passed on to demo, test and bench.'
 
 demo: $(DEMO)  ## search a small corpus in English and Korean, offline
@@ -39,13 +40,16 @@ docs: $(DEV)  ## build the documentation into site/
 bench: $(DEV)  ## measure retrieval quality; ARGS="path/to/collection ..."
 	$(BIN)/python -m benchmarks.quality $(ARGS)
 
+bench-endpoint: $(BENCH)  ## time endpoint clients beside each other
+	$(BIN)/python -m benchmarks.endpoint $(ARGS)
+
 constraints:  ## renew constraints.txt: the newest versions that pyproject.toml allows
 	@echo "Installing everything into build/constraints, about ten minutes..."
 	@rm -rf build/constraints
 	@$(PYTHON) -m venv build/constraints
 	@grep '^torch==' constraints.txt > build/constraints/torch.txt
 	@build/constraints/bin/pip install --quiet --disable-pip-version-check \
-		-c build/constraints/torch.txt ".[dev]"
+		-c build/constraints/torch.txt ".[dev,bench]"
 	@{ grep '^#' constraints.txt; \
 		build/constraints/bin/pip freeze --exclude langchain-hfembed | sed 's/+cpu$$//'; \
 	} > build/constraints/new.txt
@@ -73,3 +77,8 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the development packages, PyTorch among them, into .venv: some minutes..."
 	@$(PIP_INSTALL) -e ".[dev]"
 	@touch $(DEMO) $@
+
+$(BENCH): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing other endpoint clients into .venv..."
+	@$(PIP_INSTALL) -e ".[bench]"
+	@touch $@
