@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -100,8 +101,9 @@ def check(
 ) -> None:
     """Try an endpoint with one short text, and say what works and what does not.
 
-    The token is that of the credentials; else HF_ENDPOINT_TOKEN, for a URL; else HF_TOKEN or your
-    login, which only Hugging Face's own hosts get. Exits with 1 where something is wrong.
+    The token is that of the credentials; without them HF_ENDPOINT_TOKEN, which HF_ENDPOINT_URL
+    alone gets where both are set; else HF_TOKEN or your login, which Hugging Face's own hosts
+    alone get. Exits with 1 where something is wrong.
     """
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
     from langchain_hfembed.embeddings.env import endpoint_from_env
@@ -123,6 +125,9 @@ def check(
 
 def main() -> None:
     """Run the command line; exits with 1 after an error, which it prints in one paragraph."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may know no ✓
     try:
         app()
     except (EmbeddingError, ImportError, OSError, ValidationError) as error:

@@ -154,7 +154,11 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
             InvalidInputError: If a key is not one of these, or a value of another type.
             OSError: If the file can't be read.
         """
-        return cls(**{**read_credentials(credentials), **kwargs})
+        given = read_credentials(credentials)
+        for name, other in (("api_key", "huggingfacehub_api_token"), ("model", "repo_id")):
+            if other in kwargs:
+                given.pop(name, None)
+        return cls(**{**given, **kwargs})
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of documents.

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from langchain_hfembed.errors import InvalidInputError
+
 _VARIABLES = ("HF_TOKEN", "HUGGINGFACEHUB_API_TOKEN")
 # Not hf.space: a Space runs a stranger's code.
 _OWN_HOSTS = ("huggingface.co", "hf.co", "huggingface.cloud")
@@ -56,7 +58,7 @@ def checked(token: str, source: str) -> str:
             does not show it.
     """
     if not _TOKEN.fullmatch(token):
-        raise ValueError(
+        raise InvalidInputError(
             f"{source} holds a character that no token has, such as a space or a letter beyond "
             "ASCII; copy it again"
         )

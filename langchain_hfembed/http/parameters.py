@@ -6,6 +6,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -200,4 +201,8 @@ def checked_url(url: str) -> str:
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError(f"endpoint_url is {url!r}; it must start with http:// or https://")
+    try:
+        _ = httpx.URL(url.strip()).host  # which is decoded only now
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"endpoint_url is {url!r}: {error}") from None
     return url.strip()

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from json import JSONDecodeError
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from langchain_hfembed.errors import AuthenticationError, EmbeddingError, ModelNotFoundError
-from langchain_hfembed.http.access_token import FoundToken, describe, is_hugging_face
-from langchain_hfembed.http.failures import read_failure
+from langchain_hfembed.errors import (
+    AuthenticationError,
+    EmbeddingError,
+    InvalidInputError,
+    InvalidResponseError,
+    ModelNotFoundError,
+)
+from langchain_hfembed.http.access_token import FoundToken, describe, find_token, is_hugging_face
+from langchain_hfembed.http.failures import Kind, read_failure
 from langchain_hfembed.http.gate import Gate, Refusal
 from langchain_hfembed.http.retry import PassingFailure
 from langchain_hfembed.http.tei import EmbedOptions, json_body, read_vectors
@@ -20,6 +28,13 @@ if TYPE_CHECKING:
     from huggingface_hub.inference._common import RequestParameters
 
 _BILL_TO = "X-HF-Bill-To"
+# Where the Hub, asked about a model, is not like a server that is sent texts: it does not start
+# but is down, and what it refuses is none of the texts.
+_HUB_KINDS: dict[Kind, Kind] = {
+    "cold_start": "unavailable",
+    "invalid": "failed",
+    "too_large": "failed",
+}
 
 
 class ProviderRoute:
@@ -62,47 +77,64 @@ class ProviderRoute:
 
     async def embed(self, texts: list[str], options: EmbedOptions) -> list[list[float]]:
         """One vector a text."""
-        request = await self._gate.send(
-            lambda: asyncio.to_thread(self._request, texts, options), self.where
-        )
-        if isinstance(self._token, FoundToken) and not is_hugging_face(request.url):
-            raise AuthenticationError(
-                f"{describe(self._token)} would go to {request.url}, and what was found in the "
-                "environment goes to Hugging Face only. A token of Hugging Face starts with hf_; "
-                "pass a provider's own key as api_key="
-            )
+        request = await self._ask(texts, options)
         reply = await self._transport.post(
             request.url, json_body(request.json), texts=len(texts), headers=request.headers
         )
         return read_vectors(reply, len(texts))
 
+    async def _ask(self, texts: Sequence[str], options: EmbedOptions) -> RequestParameters:
+        """A request for the provider; in a thread, since the Hub is asked who serves the model."""
+        return await self._gate.send(
+            lambda: asyncio.to_thread(self._request, texts, options), self.where
+        )
+
     def _request(self, texts: Sequence[str], options: EmbedOptions) -> RequestParameters:
-        """Where to send what; asks the Hub, the first time, who serves the model."""
+        """Where to send what."""
+        # Looked for again: huggingface_hub would take one that has turned up since.
+        token = self._token or find_token()
+        request = self._prepared(texts, options, token)
+        if isinstance(token, FoundToken) and not is_hugging_face(request.url):
+            raise AuthenticationError(
+                f"{describe(token)} would go to {request.url}, and what was found in the "
+                "environment goes to Hugging Face only. A token of Hugging Face starts with hf_; "
+                "pass a provider's own key as api_key="
+            )
+        if lost := sorted(set(options.given()) - set(request.json or ())):
+            raise InvalidInputError(
+                f"{self.where} takes no {', '.join(lost)} by way of this version of "
+                "huggingface_hub. Leave it out, or upgrade huggingface_hub"
+            )
+        return request
+
+    def _prepared(
+        self, texts: Sequence[str], options: EmbedOptions, token: SecretStr | None
+    ) -> RequestParameters:
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
         from huggingface_hub.inference._providers import get_provider_helper
 
-        secret = self._token.get_secret_value() if self._token else None
         try:
             helper = get_provider_helper(
                 self._provider,  # type: ignore[arg-type]  # a closed list there, which grows
                 "feature-extraction",
                 self._model,
             )
+            if token is None and helper.provider != "hf-inference":
+                raise AuthenticationError(
+                    f"{self.where} needs a token; pass api_key= or set HF_TOKEN"
+                )
             return helper.prepare_request(
                 inputs=texts,
                 parameters=options.given(),
                 headers=self._headers,
                 model=self._model,
-                api_key=secret,
+                api_key=token.get_secret_value() if token else None,
             )
         except StopIteration:
             raise ModelNotFoundError(
                 f"no Inference Provider serves {self._model}. Deploy it (TEI, Inference Endpoints) "
                 "and give its URL, or choose another model"
             ) from None
-        except ValueError as error:
-            kind = AuthenticationError if secret is None else ModelNotFoundError
-            raise kind(f"{self.where}: {error}") from error
         except OfflineModeIsEnabled as error:
             raise EmbeddingError(
                 f"{self.where} needs the Hub, and HF_HUB_OFFLINE is set. Unset it, or give the URL "
@@ -110,9 +142,17 @@ class ProviderRoute:
             ) from error
         except HfHubHTTPError as error:
             answer = error.response
-            raise Refusal(
-                read_failure(answer.status_code, answer.headers, answer.content)
-            ) from None
+            failure = read_failure(answer.status_code, answer.headers, answer.content)
+            kind = _HUB_KINDS.get(failure.kind, failure.kind)
+            raise Refusal(replace(failure, kind=kind)) from None
+        except (JSONDecodeError, KeyError, TypeError) as error:
+            raise InvalidResponseError(
+                f"{self.where}: what the Hub says about the model can't be read: {error!r}. Check "
+                "HF_ENDPOINT"
+            ) from error
+        # After HfHubHTTPError: the one for 400 is a ValueError, too.
+        except ValueError as error:
+            raise ModelNotFoundError(f"{self.where}: {error}") from error
         # requests' errors are OSErrors, httpx's and httpx2's share HfHubHTTPError's base.
         except (OSError, HfHubHTTPError.__bases__[0]) as error:  # type: ignore[misc]  # a tuple
             raise PassingFailure(

@@ -75,8 +75,12 @@ def _known(value: object) -> bool | None:
 
 async def examine(settings: EndpointSettings, options: EmbedOptions) -> EndpointReport:
     """Try an endpoint once, without retries, over connections of its own."""
-    endpoint = Endpoint(replace(settings, max_retries=0))
-    report = EndpointReport(endpoint=endpoint.where, token=describe(settings.token))
+    report = EndpointReport(settings.url or settings.model or "", describe(settings.token))
+    try:
+        endpoint = Endpoint(replace(settings, max_retries=0))
+    except EmbeddingError as error:
+        return replace(report, error=str(error))
+    report = replace(report, endpoint=endpoint.where)
     try:
         info = await endpoint.info()
         if info is not None:

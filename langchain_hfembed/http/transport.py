@@ -41,10 +41,16 @@ class HttpTransport:
         self._gate = gate
         self._token = token
         self._headers = dict(headers)
-        self._client = httpx.AsyncClient(
-            timeout=None,  # noqa: S113 - the gate times a request as a whole
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                timeout=None,  # noqa: S113 - the gate times a request as a whole
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise EmbeddingError(
+                f"connections can't be set up: {error}. Check SSL_CERT_FILE, SSL_CERT_DIR, "
+                "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+            ) from error
         loop = asyncio.get_running_loop()
         weakref.finalize(self, _close_later, self._client, loop).atexit = False
 
