@@ -18,7 +18,7 @@ from langchain_hfembed.http.credentials import Credentials, read_credentials
 from langchain_hfembed.http.endpoint import EndpointSettings
 from langchain_hfembed.http.parameters import EndpointParameters, checked_url
 from langchain_hfembed.http.report import EndpointReport, examine
-from langchain_hfembed.http.tei import EmbedOptions
+from langchain_hfembed.http.tei import EmbedOptions, speaks_openai
 
 DEFAULT_MODEL = "sentence-transformers/all-mpnet-base-v2"  # langchain_huggingface's
 _CHARACTERS_A_TOKEN = 4
@@ -49,7 +49,7 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
 
     Attributes:
         model: Model id on the Hub, or a URL. Without model and URL, langchain_huggingface's
-            default; with `endpoint_url` alone, that URL. `repo_id` is another name for it.
+            default; beside a URL, the model that should be there. `repo_id` is another name.
         endpoint_url: A server. A URL with a path is used as it is; of a bare host, `/info` is
             asked once: TEI gets `/embed`, any other server POST `/`. A path that ends in
             `/v1/embeddings` is spoken to in OpenAI's format.
@@ -112,18 +112,26 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
             name = checked_url(name)
             if self.endpoint_url not in (None, name):
                 raise ValueError(f"{name} and endpoint_url={self.endpoint_url} are two servers")
-            self.endpoint_url = name
         elif name and ":" in name:
             raise ValueError(
                 f"model={name!r} has a colon, as no model id has; a URL starts with http:// or "
                 "https://"
             )
-        if self.endpoint_url is not None and self.provider is not None:
+        if name is None and self.endpoint_url is None:
+            name = DEFAULT_MODEL
+        self.model = name
+        if self.url is not None and self.provider is not None:
             raise ValueError(
-                f"provider={self.provider!r} serves model ids; leave it out for {self.endpoint_url}"
+                f"provider={self.provider!r} serves model ids; leave it out for {self.url}"
             )
-        self.model = name or self.endpoint_url or DEFAULT_MODEL
         return self
+
+    @property
+    def url(self) -> str | None:
+        """The server's URL; None for a model through Inference Providers."""
+        if self.endpoint_url is None and self.model is not None and is_url(self.model):
+            return self.model
+        return self.endpoint_url
 
     @model_validator(mode="after")
     def _check_model_kwargs(self) -> Self:
@@ -203,10 +211,11 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
         return background.run(try_it())
 
     def _settings(self) -> EndpointSettings:
-        name = self.model or ""
+        has_id = self.model is not None and not is_url(self.model)
         return replace(
             super()._settings(),
-            model=None if is_url(name) else name,
+            url=self.url,
+            model=self.model if has_id else None,
             provider=self.provider,
             bill_to=self.bill_to,
         )
@@ -214,7 +223,9 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
     def _options(self, *, is_query: bool) -> EmbedOptions:
         given = self.model_kwargs
         prompt_name = self.query_prompt_name if is_query else self.document_prompt_name
-        cut_long_texts = True if self.context_window is not None else None
+        # OpenAI's format has no such option, and its servers cut by themselves.
+        has_option = self.url is None or not speaks_openai(self.url)
+        cut_long_texts = True if self.context_window is not None and has_option else None
         return EmbedOptions(
             normalize=_first(self.normalize, given.get("normalize")),
             truncate=_first(self.truncate, given.get("truncate"), cut_long_texts),
@@ -243,9 +254,11 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
         limit = self.context_window * _CHARACTERS_A_TOKEN
         if too_long := sum(len(text) > limit for text in texts):
             self._warned_of_length = True
+            is_cut = self._options(is_query=False).truncate is not False
             warnings.warn(
                 f"{too_long} of {len(texts)} texts are probably longer than {self.context_window} "
-                "tokens and are cut there by the server. Split them. This is said once",
+                f"tokens and are {'cut there' if is_cut else 'refused'} by the server. Split them. "
+                "This is said once",
                 stacklevel=4,
             )
 

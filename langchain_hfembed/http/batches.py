@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from langchain_hfembed.errors import EmbeddingError, InvalidResponseError
+from langchain_hfembed.errors import EmbeddingError, InvalidInputError, InvalidResponseError
 from langchain_hfembed.http.gate import Refusal
 from langchain_hfembed.http.tei import text_bytes
 
@@ -126,6 +126,8 @@ class Harvest(Generic[T]):
             results = await self._send([self._texts[position] for position in batch])
         except Refusal as refusal:
             self._mend(batch, refusal)
+        except InvalidInputError as error:
+            self._fail(error, [])  # not the server's, which are refusals, and about no text
         except InvalidResponseError as error:
             self._fail(error, [batch[i] for i in error.indices] or batch)
         except EmbeddingError as error:

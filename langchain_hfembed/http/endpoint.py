@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -131,8 +132,9 @@ class Endpoint:
             self._ready = asyncio.create_task(self._prepare())
         ready = self._ready
         try:
-            # Shielded: who is cancelled must not end what others wait for.
-            return await asyncio.shield(ready)
+            with self._in_use():
+                # Shielded: who is cancelled must not end what others wait for.
+                return await asyncio.shield(ready)
         except EmbeddingError:
             if self._ready is ready:
                 self._ready = None
@@ -168,9 +170,15 @@ class Endpoint:
         harvest = Harvest(texts, self._limits, lambda batch: server.rerank(query, batch, options))
         return await self._gather(harvest, len(texts))
 
+    async def health(self) -> bool:
+        """Whether the server says that it is well."""
+        with self._in_use():
+            return await self.server.is_healthy()
+
     async def metrics(self) -> dict[str, float]:
         """The server's Prometheus samples."""
-        return read_metrics(await self.server.metrics())
+        with self._in_use():
+            return read_metrics(await self.server.metrics())
 
     async def aclose(self) -> None:
         """Close all connections; while a call is under way, leave it to that call's end."""
@@ -182,11 +190,16 @@ class Endpoint:
     ) -> list[T]:
         if not total:
             return []
-        self._calls += 1
-        try:
+        with self._in_use():
             await self.info()
             with tqdm(total=total, unit="text", disable=not show_progress) as bar:
                 return await harvest.gather(self.settings.max_concurrency, self.where, bar.update)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        self._calls += 1
+        try:
+            yield
         finally:
             self._calls -= 1
 

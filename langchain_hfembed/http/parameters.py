@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,10 +22,25 @@ from langchain_hfembed.http import background
 from langchain_hfembed.http.access_token import FoundToken, checked, find_token
 from langchain_hfembed.http.endpoint import Endpoint, EndpointSettings
 from langchain_hfembed.http.tei import EndpointInfo
-from langchain_hfembed.loading import Loaded
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~]*")
+
+
+class _Endpoints(dict[tuple[EndpointSettings, asyncio.AbstractEventLoop], Endpoint]):
+    """Endpoints by their settings; used on the background loop alone, and so without a lock.
+
+    Empty after pickling and deep copies: connections do not travel. Objects with the same
+    parameters are equal, whatever they are connected to.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Endpoints)
+
+    __hash__ = None
 
 
 class EndpointParameters(BaseModel):
@@ -63,7 +79,7 @@ class EndpointParameters(BaseModel):
     cold_start_timeout: float = Field(default=600, ge=0)
     headers: dict[str, SecretStr] = Field(default_factory=dict)
 
-    _endpoints: Loaded[Endpoint] = PrivateAttr(default_factory=Loaded)
+    _endpoints: _Endpoints = PrivateAttr(default_factory=_Endpoints)
 
     @field_validator("endpoint_url")
     @classmethod
@@ -110,7 +126,7 @@ class EndpointParameters(BaseModel):
         """
 
         async def ask() -> bool:
-            return await self._endpoint().server.is_healthy()
+            return await self._endpoint().health()
 
         return background.run(ask())
 
@@ -136,8 +152,11 @@ class EndpointParameters(BaseModel):
         await background.arun(self._close())
 
     async def _close(self) -> None:
-        for endpoint in self._endpoints.clear():
-            await endpoint.aclose()
+        endpoints = list(self._endpoints.items())
+        self._endpoints.clear()
+        for (_, loop), endpoint in endpoints:
+            if background.owns(loop):  # else it is that of a process this one was forked from
+                await endpoint.aclose()
 
     def __enter__(self) -> Self:
         return self
@@ -167,8 +186,10 @@ class EndpointParameters(BaseModel):
     def _endpoint(self) -> Endpoint:
         """The endpoint for the settings as they are now; called on the background loop."""
         settings = self._settings()
-        # A fork gets a loop, and so connections, of its own.
-        return self._endpoints.get((settings, background.loop()), lambda: Endpoint(settings))
+        key = (settings, background.loop())  # a fork gets a loop, and so connections, of its own
+        if key not in self._endpoints:
+            self._endpoints[key] = Endpoint(settings)
+        return self._endpoints[key]
 
     def __getstate__(self) -> dict[Any, Any]:
         """Without the token, for which the environment is read again, and `Authorization`."""
@@ -200,7 +221,8 @@ def checked_url(url: str) -> str:
             "headers={'Authorization': ...} or api_key="
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError(f"endpoint_url is {url!r}; it must start with http:// or https://")
+        shown = repr(url) if "@" not in url else "no URL"  # else a password may be in it
+        raise ValueError(f"endpoint_url is {shown}; it must start with http:// or https://")
     try:
         _ = httpx.URL(url.strip()).host  # which is decoded only now
     except (httpx.InvalidURL, UnicodeError) as error:

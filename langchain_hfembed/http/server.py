@@ -18,6 +18,7 @@ from langchain_hfembed.http.tei import (
     read_ranks,
     read_vectors,
     rerank_body,
+    speaks_openai,
 )
 from langchain_hfembed.http.transport import HttpTransport
 
@@ -40,7 +41,7 @@ class ServerRoute:
         self._model = model
         parts = urlsplit(url)
         self._has_path = parts.path not in ("", "/")
-        self._speaks_openai = parts.path.rstrip("/").endswith(OPENAI)
+        self._speaks_openai = speaks_openai(url)
         self.where = url
         # `/info` lies beside the route: https://host/models/embed has https://host/models/info.
         path = parts.path.rstrip("/")

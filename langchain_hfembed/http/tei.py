@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -85,6 +86,11 @@ def embed_body(texts: Sequence[str], options: EmbedOptions) -> bytes:
     return json_body({"inputs": texts, **_spelt(options.given())})
 
 
+def speaks_openai(url: str) -> bool:
+    """Whether a URL is a route in OpenAI's format."""
+    return urlsplit(url).path.rstrip("/").endswith(OPENAI)
+
+
 def openai_body(texts: Sequence[str], options: EmbedOptions, model: str | None) -> bytes:
     """A request of `/v1/embeddings`, as JSON; servers other than TEI want a model's name in it.
 
@@ -142,7 +148,8 @@ def read_vectors(reply: object, expected: int) -> list[list[float]]:
     vectors = _unwrapped(reply, expected)
     everything = range(expected)
     if not isinstance(vectors, list) or len(vectors) != expected:
-        count = f"{len(vectors)} vectors" if isinstance(vectors, list) else _kind(vectors)
+        # Nothing of the reply is quoted here: it may hold what it was sent.
+        count = f"{len(vectors)} vectors" if isinstance(vectors, list) else type(vectors).__name__
         raise InvalidResponseError(
             f"the server answered {expected} texts with {count}; none of them was used. Check "
             "that the URL is an embedding endpoint",
@@ -198,16 +205,12 @@ def _unwrapped(reply: object, expected: int) -> object:
         by_index = {repr(item.get("index")): item for item in data}
         if by_index.keys() != {repr(index) for index in range(len(data))}:
             raise InvalidResponseError(
-                f"the server numbered {len(data)} vectors {', '.join(sorted(by_index))}, so that "
-                "nobody knows which text is whose",
+                f"the server numbered its {len(data)} vectors otherwise than 0 to {len(data) - 1}, "
+                "so that nobody knows which text is whose",
                 indices=range(expected),
             )
         data = [by_index[repr(index)] for index in range(len(data))]
     return [item.get("embedding") for item in data]
-
-
-def _kind(value: object) -> str:
-    return f"{type(value).__name__}: {str(value)[:80]}"
 
 
 def read_ranks(reply: object, expected: int) -> list[float]:

@@ -156,13 +156,13 @@ def test_one_vector_too_few_or_too_many_uses_none(vectors, surplus):
     ("reply", "indices", "said"),
     [
         # No vectors at all.
-        (None, (0, 1, 2), "NoneType: None"),
-        ("ok", (0, 1, 2), "str: ok"),
+        (None, (0, 1, 2), "NoneType"),
+        ("ok", (0, 1, 2), "str"),
         (3.5, (0, 1, 2), "float"),
         (True, (0, 1, 2), "bool"),
         ({}, (0, 1, 2), "dict"),
         ([], (0, 1, 2), "0 vectors"),
-        ({"error": "no"}, (0, 1, 2), "dict: {'error': 'no'}"),
+        ({"error": "no"}, (0, 1, 2), "dict"),
         ({"embeddings": None}, (0, 1, 2), "NoneType"),
         ({"embeddings": {"0": [1.0]}}, (0, 1, 2), "dict"),
         ({"data": []}, (0, 1, 2), "0 vectors"),
