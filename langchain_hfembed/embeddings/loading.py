@@ -1,1 +1,0 @@
-from langchain_hfembed.loading import Loaded as Loaded  # TEMP
