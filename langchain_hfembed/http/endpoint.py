@@ -88,7 +88,7 @@ class Endpoint:
         policy = RetryPolicy(settings.max_retries, settings.cold_start_timeout)
         gate = Gate(self._limiter, policy, settings.timeout)
         headers = {name: value.get_secret_value() for name, value in settings.headers}
-        self._transport = HttpTransport(gate, settings.token, headers, settings.max_concurrency)
+        self._transport = HttpTransport(gate, settings.token, headers)
         self._route: Route = (
             ServerRoute(self._transport, settings.url, settings.tei_path, settings.model)
             if settings.url is not None

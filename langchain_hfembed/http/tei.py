@@ -163,10 +163,11 @@ def read_vectors(reply: object, expected: int) -> list[list[float]]:
         )
     lengths = [len(row) for row in vectors if isinstance(row, list) and row]
     usual = max(set(lengths), key=lengths.count, default=-1)
+    types = [set(map(type, row)) if isinstance(row, list) else set() for row in vectors]
     odd = [
         position
-        for position, row in enumerate(vectors)
-        if not isinstance(row, list) or len(row) != usual or not set(map(type, row)) <= _NUMBERS
+        for position, found in enumerate(types)
+        if not found or len(vectors[position]) != usual or not found <= _NUMBERS
     ]
     if odd:
         raise InvalidResponseError(
@@ -174,23 +175,30 @@ def read_vectors(reply: object, expected: int) -> list[list[float]]:
             "length",
             indices=odd,
         )
-    floats = [_finite(row) for row in vectors]
-    if bad := [position for position, row in enumerate(floats) if row is None]:
+    floats = [
+        row if found == {float} else _as_floats(row)
+        for row, found in zip(vectors, types, strict=True)
+    ]
+    if bad := [position for position, row in enumerate(floats) if not _is_finite(row)]:
         raise InvalidResponseError(
             f"the vectors for {len(bad)} of {expected} texts hold null, NaN or infinity. The "
             "server's model overflows: try float32 there",
             indices=bad,
         )
-    return [row for row in floats if row is not None]
+    return floats
 
 
-def _finite(row: list[Any]) -> list[float] | None:
-    """The row as floats; None if one of them is null, NaN or infinite."""
+def _as_floats(row: list[float | int | None]) -> list[float]:
+    """Floats, with NaN for what can't be one."""
     try:
-        floats = list(map(float, row))
-    except (TypeError, OverflowError):
-        return None
-    return floats if all(map(math.isfinite, floats)) else None
+        return [math.nan if value is None else float(value) for value in row]
+    except OverflowError:
+        return [math.nan]
+
+
+def _is_finite(row: list[float]) -> bool:
+    # A sum is quickest, and is finite if all of them are, unless they overflow together.
+    return math.isfinite(sum(row)) or all(map(math.isfinite, row))
 
 
 def _unwrapped(reply: object, expected: int) -> object:

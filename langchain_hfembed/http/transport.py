@@ -34,30 +34,18 @@ class HttpTransport:
         gate: What requests pass through.
         token: Sent where the host may see it.
         headers: Sent with each request, as far as the first redirect to another host.
-        connections: How many to keep open.
     """
 
-    def __init__(
-        self, gate: Gate, token: SecretStr | None, headers: Mapping[str, str], connections: int
-    ) -> None:
+    def __init__(self, gate: Gate, token: SecretStr | None, headers: Mapping[str, str]) -> None:
         self._gate = gate
         self._token = token
         self._headers = dict(headers)
-        try:
-            self._client = httpx.AsyncClient(
-                verify=_ssl_context(
-                    os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-                ),
-                timeout=None,  # noqa: S113 - the gate times a request as a whole
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),
-            )
-        except (OSError, ValueError, ImportError) as error:
-            raise EmbeddingError(
-                f"connections can't be set up: {error}. Check SSL_CERT_FILE, SSL_CERT_DIR, "
-                "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
-            ) from error
+        # A client for each request in flight, each with one connection: in a pool for all, httpcore
+        # 1.0 keeps connections of cancelled requests for ever (encode/httpcore#1093), and looks at
+        # every connection whenever a request comes or goes.
+        self._idle = [_new_client()]
         loop = asyncio.get_running_loop()
-        weakref.finalize(self, _close_later, self._client, loop).atexit = False
+        weakref.finalize(self, _close_later, self._idle, loop).atexit = False
 
     async def post(
         self, url: str, body: bytes, *, texts: int, headers: Mapping[str, str] | None = None
@@ -96,8 +84,8 @@ class HttpTransport:
         return response.text
 
     async def aclose(self) -> None:
-        """Close all connections."""
-        await self._client.aclose()
+        """Close all connections; none may be in use."""
+        await _close(self._idle)
 
     async def _request(
         self,
@@ -124,12 +112,9 @@ class HttpTransport:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
+        all_headers = self._all_headers(url, body, headers)
         try:
-            response = await self._follow(
-                self._client.build_request(
-                    method, url, content=body, headers=self._all_headers(url, body, headers)
-                )
-            )
+            response = await self._send(method, url, body, all_headers)
         except httpx.DecodingError as error:
             raise InvalidResponseError(f"{url} answered with a garbled body: {error}") from error
         except httpx.TransportError as error:
@@ -140,9 +125,24 @@ class HttpTransport:
             raise Refusal(failure, self._detail(url, response, failure.kind))
         return response
 
-    async def _follow(self, request: httpx.Request) -> httpx.Response:
+    async def _send(
+        self, method: str, url: str, body: bytes | None, headers: httpx.Headers
+    ) -> httpx.Response:
+        """Send a request with a client that is idle."""
+        client = self._idle.pop() if self._idle else _new_client()
+        try:
+            request = client.build_request(method, url, content=body, headers=headers)
+            response = await self._follow(client, request)
+        except BaseException:
+            # What a request leaves behind that failed or was cancelled goes with its client.
+            _start_closing([client])
+            raise
+        self._idle.append(client)
+        return response
+
+    async def _follow(self, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
         """Send a request, and again where redirects lead; other hosts see no secret of ours."""
-        response = await self._client.send(request)
+        response = await client.send(request)
         for _ in range(_MAX_REDIRECTS + 1):
             following = response.next_request
             if following is None:
@@ -158,7 +158,7 @@ class HttpTransport:
                 for name in ("authorization", *self._headers):
                     following.headers.pop(name, None)
             request = following
-            response = await self._client.send(request)
+            response = await client.send(request)
         raise EmbeddingError(f"{request.url} redirects again and again. Check the URL")
 
     def _all_headers(
@@ -232,7 +232,34 @@ def _unreachable(url: str, error: httpx.TransportError) -> Exception:
     )
 
 
-def _close_later(client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+def _new_client() -> httpx.AsyncClient:
+    try:
+        return httpx.AsyncClient(
+            verify=_ssl_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
+            timeout=None,  # noqa: S113 - the gate times a request as a whole
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise EmbeddingError(
+            f"connections can't be set up: {error}. Check SSL_CERT_FILE, SSL_CERT_DIR, "
+            "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+        ) from error
+
+
+_closing: set[asyncio.Task[None]] = set()  # or else the loop may drop them
+
+
+def _start_closing(clients: list[httpx.AsyncClient]) -> None:
+    task = asyncio.create_task(_close(clients))
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+async def _close(clients: list[httpx.AsyncClient]) -> None:
+    while clients:
+        await clients.pop().aclose()
+
+
+def _close_later(clients: list[httpx.AsyncClient], loop: asyncio.AbstractEventLoop) -> None:
     """Close what nobody uses any more; not after a fork, whose sockets are the parent's, too."""
     if background.owns(loop):
-        asyncio.run_coroutine_threadsafe(client.aclose(), loop)
+        asyncio.run_coroutine_threadsafe(_close(clients), loop)
