@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
     from langchain_hfembed.embeddings.env import embeddings_from_env
+    from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
     from langchain_hfembed.errors import (
         AuthenticationError,
         CheckpointError,
@@ -45,6 +46,7 @@ _HOMES = {
     "embeddings.bge_m3": ("BGEM3Embeddings",),
     "embeddings.endpoint": ("HuggingFaceEndpointEmbeddings",),
     "embeddings.env": ("embeddings_from_env",),
+    "embeddings.local": ("HuggingFaceEmbeddings",),
     "errors": (
         "AuthenticationError",
         "CheckpointError",
@@ -84,6 +86,7 @@ __all__ = [
     "EndpointTimeoutError",
     "Fusion",
     "Hit",
+    "HuggingFaceEmbeddings",
     "HuggingFaceEndpointEmbeddings",
     "HuggingFaceEndpointReranker",
     "HybridEmbedding",

@@ -9,14 +9,21 @@ if TYPE_CHECKING:
     from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
     from langchain_hfembed.embeddings.env import embeddings_from_env
+    from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
 
 _HOME_OF = {
     "BGEM3Embeddings": "bge_m3",
+    "HuggingFaceEmbeddings": "local",
     "HuggingFaceEndpointEmbeddings": "endpoint",
     "embeddings_from_env": "env",
 }
 
-__all__ = ["BGEM3Embeddings", "HuggingFaceEndpointEmbeddings", "embeddings_from_env"]
+__all__ = [
+    "BGEM3Embeddings",
+    "HuggingFaceEmbeddings",
+    "HuggingFaceEndpointEmbeddings",
+    "embeddings_from_env",
+]
 
 
 def __getattr__(name: str) -> Any:

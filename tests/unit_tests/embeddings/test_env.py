@@ -7,7 +7,7 @@ import traceback
 import pytest
 from pydantic import SecretStr
 
-from langchain_hfembed import HuggingFaceEndpointEmbeddings
+from langchain_hfembed import HuggingFaceEmbeddings, HuggingFaceEndpointEmbeddings
 from langchain_hfembed.embeddings.env import embeddings_from_env, endpoint_from_env
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.http.access_token import FoundToken, token_for
@@ -146,7 +146,7 @@ def test_no_token_is_shown():
 def test_a_target_takes_the_place_of_the_environments_url_and_model():
     env = {"HF_ENDPOINT_URL": PRIVATE, "HF_MODEL_ID": "BAAI/bge-m3"}
     elsewhere = endpoint_from_env(env, "http://10.0.0.8")
-    assert (elsewhere.endpoint_url, elsewhere.model) == ("http://10.0.0.8", "http://10.0.0.8")
+    assert (elsewhere.endpoint_url, elsewhere.model) == ("http://10.0.0.8", None)
     model = endpoint_from_env(env, "intfloat/e5-small")
     assert (model.endpoint_url, model.model) == (None, "intfloat/e5-small")
     assert endpoint_from_env({}, "intfloat/e5-small").model == "intfloat/e5-small"
@@ -159,6 +159,25 @@ def test_the_endpoints_token_does_not_go_to_a_model_on_inference_providers():
     assert token != SecretStr("hf_public")
 
 
+def test_another_url_does_not_get_the_token_of_the_environments():
+    env = {"HF_ENDPOINT_URL": PRIVATE, "HF_ENDPOINT_TOKEN": "secret"}
+    assert endpoint_from_env(env, PRIVATE).huggingfacehub_api_token == SecretStr("secret")
+    elsewhere = endpoint_from_env(env, "http://10.0.0.8").huggingfacehub_api_token
+    assert elsewhere is None or isinstance(elsewhere, FoundToken)
+
+
 def test_parameters_are_handed_on():
     embeddings = endpoint_from_env({"HF_MODEL_ID": "x"}, batch_size=3, timeout=7)
     assert (embeddings.batch_size, embeddings.timeout) == (3, 7)
+
+
+def test_this_machine_runs_the_same_model():
+    local = embeddings_from_env({"USE_HF_API": "false", "HF_MODEL_ID": "org/model"})
+    assert isinstance(local, HuggingFaceEmbeddings)
+    assert local.model == "org/model"
+
+
+@pytest.mark.parametrize("model", [{}, {"HF_MODEL_ID": " "}])
+def test_this_machine_needs_a_model_and_says_which_variable(model):
+    with pytest.raises(InvalidInputError, match="HF_MODEL_ID is not set"):
+        embeddings_from_env({"USE_HF_API": "false", **model})
