@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -101,9 +101,9 @@ def check(
 ) -> None:
     """Try an endpoint with one short text, and say what works and what does not.
 
-    The token is that of the credentials; without them HF_ENDPOINT_TOKEN, which HF_ENDPOINT_URL
-    alone gets where both are set; else HF_TOKEN or your login, which Hugging Face's own hosts
-    alone get. Exits with 1 where something is wrong.
+    The token is that of --credentials; or else HF_ENDPOINT_TOKEN, for a URL (for HF_ENDPOINT_URL
+    only, if that is set); or else HF_TOKEN or your login, for Hugging Face's own hosts only. Exits
+    with 1 where something is wrong.
     """
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
     from langchain_hfembed.embeddings.env import endpoint_from_env
@@ -130,9 +130,19 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal may know no ✓
     try:
         app()
-    except (EmbeddingError, ImportError, OSError, ValidationError) as error:
-        Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(str(error))}")
-        raise SystemExit(1) from error
+    except ValidationError as error:
+        problems = [
+            ": ".join([*map(str, problem["loc"]), problem["msg"].removeprefix("Value error, ")])
+            for problem in error.errors()
+        ]
+        _exit_with("; ".join(problems), error)
+    except (EmbeddingError, ImportError, OSError) as error:
+        _exit_with(str(error), error)
+
+
+def _exit_with(message: str, error: Exception) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(message)}")
+    raise SystemExit(1) from error
 
 
 def _to_json(query: DemoQuery, hits: list[Hit]) -> dict[str, Any]:
@@ -153,10 +163,13 @@ def _to_json(query: DemoQuery, hits: list[Hit]) -> dict[str, Any]:
 
 
 def _show_report(console: Console, report: EndpointReport) -> None:
-    marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[dim]-[/dim]"}
+    from langchain_hfembed.http.report import tick_marks
+
+    colours = {True: "green", False: "red", None: "dim"}
+    marks = tick_marks()
     table = Table(show_header=False, show_edge=False, pad_edge=False, box=None)
     for ok, name, text in report.lines():
-        table.add_row(marks[ok], name, escape(text))
+        table.add_row(f"[{colours[ok]}]{marks[ok]}[/{colours[ok]}]", name, escape(text))
     console.print(table, highlight=False)
 
 

@@ -10,15 +10,15 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import Field
 
-from langchain_hfembed.embeddings.base import check_text
+from langchain_hfembed.embeddings.base import check_not_empty, check_text
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.http import background
+from langchain_hfembed.http.client import EndpointClient
 from langchain_hfembed.http.endpoint import EndpointSettings
-from langchain_hfembed.http.parameters import EndpointParameters
 from langchain_hfembed.http.tei import RERANK
 
 
-class HuggingFaceEndpointReranker(EndpointParameters, BaseDocumentCompressor):
+class HuggingFaceEndpointReranker(EndpointClient, BaseDocumentCompressor):
     """Orders documents by a cross-encoder behind TEI's `/rerank`.
 
     Documents are sent in batches, several at a time, within the server's limits; what fails in
@@ -77,25 +77,18 @@ class HuggingFaceEndpointReranker(EndpointParameters, BaseDocumentCompressor):
             InvalidInputError: If the query or a document is empty, or can't be sent; `.indices`.
             EmbeddingError: If the server fails.
         """
+        _check(documents, query)
         return background.run(self._compress(documents, query))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """The best documents for a query, best first; see `compress_documents`."""
+        _check(documents, query)
         return await background.arun(self._compress(documents, query))
 
     async def _compress(self, documents: Sequence[Document], query: str) -> list[Document]:
-        check_text(query, 0, "query")
         texts = [document.page_content for document in documents]
-        for position, text in enumerate(texts):
-            check_text(text, position, "document")
-        empty = [position for position, text in enumerate(texts) if not text]
-        if empty or not query:
-            culprit = f"document {empty[0]}" if empty else "the query"
-            raise InvalidInputError(
-                f"{culprit} is empty, which rerankers refuse. Leave it out", indices=empty
-            )
         options = {
             "truncate": self.truncate,
             "truncation_direction": self.truncation_direction,
@@ -113,3 +106,12 @@ class HuggingFaceEndpointReranker(EndpointParameters, BaseDocumentCompressor):
 
     def _settings(self) -> EndpointSettings:
         return replace(super()._settings(), tei_path=RERANK)
+
+
+def _check(documents: Sequence[Document], query: str) -> None:
+    check_text(query, None, "the query")
+    if not query:
+        raise InvalidInputError("the query is empty, which servers refuse")
+    for position, document in enumerate(documents):
+        check_text(document.page_content, position, "document")
+    check_not_empty([document.page_content for document in documents], "document")

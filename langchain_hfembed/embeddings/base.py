@@ -89,23 +89,41 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     return checked
 
 
-def check_text(text: object, position: int, name: str = "text") -> None:
+def check_text(text: object, position: int | None, name: str = "text") -> None:
     """Raise InvalidInputError, naming the position, unless it is a string that UTF-8 can hold."""
+    indices = [] if position is None else [position]
+    name = name if position is None else f"{name} {position}"
     if not isinstance(text, str):
         raise InvalidInputError(
-            f"{name} {position} is {type(text).__name__} ({reprlib.repr(text)}), not a string. "
+            f"{name} is {type(text).__name__} ({reprlib.repr(text)}), not a string. "
             "Convert it, or leave it out",
-            indices=[position],
+            indices=indices,
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidInputError(
-            f"{name} {position} holds the lone surrogate {text[error.start]!r} at character "
+            f"{name} holds the lone surrogate {text[error.start]!r} at character "
             f"{error.start}, which is no text. Read its source as UTF-8, or repair it with "
             "text.encode('utf-8', 'replace').decode()",
-            indices=[position],
+            indices=indices,
         ) from error
+
+
+def check_not_empty(texts: Sequence[str], name: str = "text") -> None:
+    """Raise InvalidInputError, naming the positions, if there is an empty one.
+
+    Args:
+        texts: What is to be sent to a server.
+        name: What to call one of them.
+    """
+    empty = [position for position, text in enumerate(texts) if not text]
+    if empty:
+        which = "the query" if name == "query" else f"{name} {empty[0]}"
+        others = f", and {len(empty) - 1} more of {len(texts)}" if len(empty) > 1 else ""
+        raise InvalidInputError(
+            f"{which} is empty{others}, which servers refuse. Leave it out", indices=empty
+        )
 
 
 def chunks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,17 +12,19 @@ from langchain_core.embeddings import Embeddings
 from pydantic import Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
-from langchain_hfembed.embeddings.base import check_texts
-from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.embeddings.base import check_not_empty, check_texts
+from langchain_hfembed.embeddings.credentials import Credentials, read_credentials
 from langchain_hfembed.http import background
-from langchain_hfembed.http.credentials import Credentials, read_credentials
+from langchain_hfembed.http.client import EndpointClient, checked_url
 from langchain_hfembed.http.endpoint import EndpointSettings
-from langchain_hfembed.http.parameters import EndpointParameters, checked_url
 from langchain_hfembed.http.report import EndpointReport, examine
 from langchain_hfembed.http.tei import EmbedOptions, speaks_openai
 
 DEFAULT_MODEL = "sentence-transformers/all-mpnet-base-v2"  # langchain_huggingface's
+# XLM-RoBERTa's tokens have 4 characters of English, and 1.5 to 1.9 of Korean.
 _CHARACTERS_A_TOKEN = 4
+_CJK_CHARACTERS_A_TOKEN = 1.6
+_CJK = re.compile("[\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 # langchain_huggingface's way to pass them, and what they are called here.
 _MODEL_KWARGS = {
     "normalize": ("normalize",),
@@ -32,7 +35,7 @@ _MODEL_KWARGS = {
 }
 
 
-class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
+class HuggingFaceEndpointEmbeddings(EndpointClient, Embeddings):
     """Dense embeddings from Inference Providers, a dedicated Inference Endpoint, or TEI.
 
     Texts are sent in batches, several at a time, within the limits that the server names and those
@@ -66,9 +69,9 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
         document_prompt_name: Likewise for documents.
         query_prompt: Text put in front of queries, such as E5's `"query: "`.
         document_prompt: Likewise for documents.
-        context_window: Tokens the model takes. Longer texts, estimated at 4 characters a token,
-            are warned of once, and cut by the server.
-        show_progress: Show a progress bar.
+        context_window: Tokens the model takes. Longer texts, estimated at 4 characters a token
+            (Korean, Japanese and Chinese: 1.6), are warned of once, and cut by the server.
+        show_progress: Show a progress bar over documents.
         huggingfacehub_api_token: Access token; `api_key` is another name for it. If absent,
             `HF_TOKEN`, `HUGGINGFACEHUB_API_TOKEN` or your login to the Hub; a token found so goes
             to Hugging Face's own hosts only. Pickling drops it.
@@ -103,6 +106,31 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
 
     _warned_of_length: bool = PrivateAttr(default=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_model_kwargs(cls, values: Any) -> Any:
+        """Options in `model_kwargs` are parameters, checked like these."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if values.get("model_kwargs", {}) is None:  # langchain_huggingface's default
+            values["model_kwargs"] = {}
+        if not isinstance(values.get("model_kwargs"), dict):
+            return values
+        for name, value in values["model_kwargs"].items():
+            if name not in _MODEL_KWARGS:
+                raise ValueError(
+                    f"model_kwargs has no {name!r}; it takes {', '.join(_MODEL_KWARGS)}"
+                )
+            for field in _MODEL_KWARGS[name]:
+                if values.get(field) not in (None, value):
+                    raise ValueError(
+                        f"model_kwargs has {name}={value!r}, the parameter says "
+                        f"{field}={values[field]!r}; give it once"
+                    )
+                values[field] = value
+        return values
+
     @model_validator(mode="after")
     def _check_model(self) -> Self:
         if self.model and self.repo_id and self.model != self.repo_id:
@@ -126,27 +154,21 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_prompts(self) -> Self:
+        for side in ("query", "document"):
+            if getattr(self, f"{side}_prompt") and getattr(self, f"{side}_prompt_name"):
+                raise ValueError(
+                    f"{side}_prompt and {side}_prompt_name would both be put in front; give one"
+                )
+        return self
+
     @property
     def url(self) -> str | None:
         """The server's URL; None for a model through Inference Providers."""
         if self.endpoint_url is None and self.model is not None and is_url(self.model):
             return self.model
         return self.endpoint_url
-
-    @model_validator(mode="after")
-    def _check_model_kwargs(self) -> Self:
-        for name, value in self.model_kwargs.items():
-            if name not in _MODEL_KWARGS:
-                raise ValueError(
-                    f"model_kwargs has no {name!r}; it takes {', '.join(_MODEL_KWARGS)}"
-                )
-            for field in _MODEL_KWARGS[name]:
-                if getattr(self, field) not in (None, value):
-                    raise ValueError(
-                        f"model_kwargs has {name}={value!r}, the parameter says "
-                        f"{field}={getattr(self, field)!r}; give it once"
-                    )
-        return self
 
     @classmethod
     def from_credentials(cls, credentials: Credentials, **kwargs: Any) -> Self:
@@ -190,12 +212,12 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """Vector of a query, `dim` floats."""
-        [vector] = background.run(self._embed(self._checked([text]), is_query=True))
+        [vector] = background.run(self._embed(self._checked([text], "query"), is_query=True))
         return vector
 
     async def aembed_query(self, text: str) -> list[float]:
         """Vector of a query; see `embed_query`."""
-        [vector] = await background.arun(self._embed(self._checked([text]), is_query=True))
+        [vector] = await background.arun(self._embed(self._checked([text], "query"), is_query=True))
         return vector
 
     def check(self) -> EndpointReport:
@@ -221,44 +243,38 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
         )
 
     def _options(self, *, is_query: bool) -> EmbedOptions:
-        given = self.model_kwargs
-        prompt_name = self.query_prompt_name if is_query else self.document_prompt_name
-        # OpenAI's format has no such option, and its servers cut by themselves.
-        has_option = self.url is None or not speaks_openai(self.url)
-        cut_long_texts = True if self.context_window is not None and has_option else None
+        truncate = self.truncate
+        if truncate is None and self.context_window is not None and self._can_truncate():
+            truncate = True
         return EmbedOptions(
-            normalize=_first(self.normalize, given.get("normalize")),
-            truncate=_first(self.truncate, given.get("truncate"), cut_long_texts),
-            truncation_direction=_first(
-                self.truncation_direction, given.get("truncation_direction")
-            ),
-            dimensions=_first(self.dimensions, given.get("dimensions")),
-            prompt_name=_first(prompt_name, given.get("prompt_name")),
+            normalize=self.normalize,
+            truncate=truncate,
+            truncation_direction=self.truncation_direction,
+            dimensions=self.dimensions,
+            prompt_name=self.query_prompt_name if is_query else self.document_prompt_name,
         )
 
-    def _checked(self, texts: Sequence[str]) -> list[str]:
+    def _can_truncate(self) -> bool:
+        """Whether texts can be cut on request; OpenAI's format has no such option."""
+        if self.url is None:
+            return self.provider == "hf-inference"
+        return not speaks_openai(self.url)
+
+    def _checked(self, texts: Sequence[str], name: str = "text") -> list[str]:
         checked = check_texts(texts)
-        empty = [position for position, text in enumerate(checked) if not text]
-        if empty:
-            raise InvalidInputError(
-                f"{len(empty)} of {len(checked)} texts are empty (the first is text {empty[0]}), "
-                "which servers refuse. Leave them out",
-                indices=empty,
-            )
+        check_not_empty(checked, name)
         self._warn_of_length(checked)
         return checked
 
     def _warn_of_length(self, texts: list[str]) -> None:
         if self.context_window is None or self._warned_of_length:
             return
-        limit = self.context_window * _CHARACTERS_A_TOKEN
-        if too_long := sum(len(text) > limit for text in texts):
+        if too_long := sum(_estimated_tokens(text) > self.context_window for text in texts):
             self._warned_of_length = True
-            is_cut = self._options(is_query=False).truncate is not False
+            outcome = "cut" if self._options(is_query=False).truncate else "cut or refused"
             warnings.warn(
                 f"{too_long} of {len(texts)} texts are probably longer than {self.context_window} "
-                f"tokens and are {'cut there' if is_cut else 'refused'} by the server. Split them. "
-                "This is said once",
+                f"tokens, and {outcome} by the server. Split them. This is said once",
                 stacklevel=4,
             )
 
@@ -267,7 +283,7 @@ class HuggingFaceEndpointEmbeddings(EndpointParameters, Embeddings):
         return await self._endpoint().embed(
             [prompt + text for text in texts],
             self._options(is_query=is_query),
-            show_progress=self.show_progress,
+            show_progress=self.show_progress and not is_query,
         )
 
 
@@ -276,6 +292,6 @@ def is_url(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def _first(*values: Any) -> Any:
-    """The first value that is given."""
-    return next((value for value in values if value is not None), None)
+def _estimated_tokens(text: str) -> float:
+    dense = len(_CJK.findall(text))
+    return dense / _CJK_CHARACTERS_A_TOKEN + (len(text) - dense) / _CHARACTERS_A_TOKEN

@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import SecretStr
 
 from langchain_hfembed.errors import InvalidInputError
-from langchain_hfembed.http.access_token import FoundToken, checked, find_token
+from langchain_hfembed.http.access_token import NamedToken, checked_token, find_token
 
 if TYPE_CHECKING:
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
@@ -38,8 +38,9 @@ def embeddings_from_env(env: Mapping[str, str] = os.environ) -> Embeddings:
     """
     switch = env.get("USE_HF_API", "").strip().lower()
     if switch not in _SWITCH:
+        found = f"USE_HF_API is {switch!r}" if switch else "USE_HF_API is not set"
         raise InvalidInputError(
-            f"USE_HF_API is {switch!r}; set it to true for an endpoint, to false for this machine"
+            f"{found}; set it to true for an endpoint, to false for this machine"
         )
     if _SWITCH[switch]:
         return endpoint_from_env(env)
@@ -67,25 +68,21 @@ def endpoint_from_env(
     """
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings, is_url
 
-    private_url = env.get("HF_ENDPOINT_URL", "").strip() or None
-    url, model = private_url, env.get("HF_MODEL_ID", "").strip() or None
+    env_url = env.get("HF_ENDPOINT_URL", "").strip() or None
+    url, model = env_url, env.get("HF_MODEL_ID", "").strip() or None
     if target is not None:
         url, model = (target, None) if is_url(target) else (None, target)
     if url is None and model is None:
         raise InvalidInputError(
             "neither HF_ENDPOINT_URL nor HF_MODEL_ID is set; an endpoint needs one of them"
         )
+    token: SecretStr | None = find_token(env)
     # Another URL does not get the token that was meant for the environment's.
-    token = _token(env, is_private=url is not None and private_url in (None, url))
+    if url is not None and env_url in (None, url):
+        own_token = env.get("HF_ENDPOINT_TOKEN", "").strip()
+        if own_token:
+            name = "HF_ENDPOINT_TOKEN"
+            token = NamedToken(checked_token(own_token, name), name)
     return HuggingFaceEndpointEmbeddings(
         endpoint_url=url, model=model, huggingfacehub_api_token=token, **parameters
     )
-
-
-def _token(env: Mapping[str, str], *, is_private: bool) -> SecretStr | None:
-    """What the variables say; a token for Hugging Face stays one for Hugging Face."""
-    if is_private and (private := env.get("HF_ENDPOINT_TOKEN", "").strip()):
-        return SecretStr(private)
-    if public := env.get("HF_TOKEN", "").strip():
-        return FoundToken(checked(public, "HF_TOKEN"), "HF_TOKEN")
-    return find_token()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -11,9 +12,22 @@ from pydantic import SecretStr
 from langchain_hfembed.errors import InvalidInputError
 
 _VARIABLES = ("HF_TOKEN", "HUGGINGFACEHUB_API_TOKEN")
-# Not hf.space: a Space runs a stranger's code.
+# Dedicated endpoints are on huggingface.cloud. Not hf.space: a Space is for strangers to try.
 _OWN_HOSTS = ("huggingface.co", "hf.co", "huggingface.cloud")
 _TOKEN = re.compile(r"[!-~]+")
+
+
+class NamedToken(SecretStr):
+    """A token that was passed, by way of a variable.
+
+    Args:
+        secret_value: The token.
+        source: The variable.
+    """
+
+    def __init__(self, secret_value: str, source: str) -> None:
+        super().__init__(secret_value)
+        self.source = source
 
 
 class FoundToken(SecretStr):
@@ -39,18 +53,18 @@ class FoundToken(SecretStr):
         return hash((FoundToken, super().__hash__()))
 
 
-def find_token() -> FoundToken | None:
+def find_token(env: Mapping[str, str] = os.environ) -> FoundToken | None:
     """The token of the environment, else of the user's login to the Hub, else none."""
     for name in _VARIABLES:
-        if value := os.environ.get(name, "").strip():
-            return FoundToken(checked(value, name), name)
+        if value := env.get(name, "").strip():
+            return FoundToken(checked_token(value, name), name)
     from huggingface_hub import get_token
 
     value = get_token() or ""
-    return FoundToken(checked(value, "the Hub login"), "the Hub login") if value else None
+    return FoundToken(checked_token(value, "the Hub login"), "the Hub login") if value else None
 
 
-def checked(token: str, source: str) -> str:
+def checked_token(token: str, source: str) -> str:
     """The token, if a header can hold it.
 
     Raises:
@@ -89,6 +103,6 @@ def describe(token: SecretStr | None) -> str:
     """Where a token came from, and its last characters, enough to tell two apart."""
     if token is None:
         return "no token"
-    source = token.source if isinstance(token, FoundToken) else "api_key"
+    source = getattr(token, "source", "api_key")
     secret = token.get_secret_value()
     return f"the token of {source} (…{secret[-4:] if len(secret) >= 16 else ''})"

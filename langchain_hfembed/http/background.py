@@ -20,18 +20,16 @@ class _Background:
     """A loop, and the thread that runs it."""
 
     def __init__(self) -> None:
-        # Re-entrant: garbage collection closes connections, and may come at any moment.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(
-                    target=self._loop.run_forever, name="hfembed-http", daemon=True
-                ).start()
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=loop.run_forever, name="hfembed-http", daemon=True).start()
+                self._loop = loop  # only now, since a thread may fail to start
             return self._loop
 
     def owns(self, loop: asyncio.AbstractEventLoop) -> bool:
@@ -39,7 +37,7 @@ class _Background:
 
     def forget(self) -> None:
         """Start again: a fork takes the loop along, but not the thread that runs it."""
-        self._lock, self._loop = threading.RLock(), None
+        self._lock, self._loop = threading.Lock(), None
 
 
 _background = _Background()
@@ -73,4 +71,8 @@ async def arun(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _submit(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-    return asyncio.run_coroutine_threadsafe(coroutine, loop())
+    try:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop())
+    except BaseException:
+        coroutine.close()
+        raise

@@ -1,4 +1,4 @@
-"""Many texts in small requests: how they are cut, what a refusal teaches, what came of each."""
+"""Splits texts into requests, sends them, and collects the results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from langchain_hfembed.errors import EmbeddingError, InvalidInputError, InvalidResponseError
-from langchain_hfembed.http.gate import Refusal
+from langchain_hfembed.http.failures import Refusal
+from langchain_hfembed.http.gate import NotSent, has_failed
 from langchain_hfembed.http.tei import text_bytes
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class Limits:
             yield batch
 
 
-class Harvest(Generic[T]):
+class BatchRun(Generic[T]):
     """Sends texts in batches until all have a result, or one can't.
 
     After a failure no new batch starts; those in flight finish, and what they bring is kept.
@@ -83,9 +84,7 @@ class Harvest(Generic[T]):
         self._failures: list[EmbeddingError] = []
         self.results: dict[int, T] = {}
 
-    async def gather(
-        self, concurrency: int, where: str, advance: Callable[[int], object]
-    ) -> list[T]:
+    async def run(self, concurrency: int, where: str, advance: Callable[[int], object]) -> list[T]:
         """Send everything.
 
         Args:
@@ -99,6 +98,7 @@ class Harvest(Generic[T]):
         self._where = where
         self._advance = advance
         running: set[asyncio.Task[None]] = set()
+        inherited = has_failed.set(lambda: bool(self._failures))  # by the tasks made below
         try:
             while running or (self._queue and not self._failures):
                 while self._queue and not self._failures and len(running) < concurrency:
@@ -107,8 +107,10 @@ class Harvest(Generic[T]):
                 for task in done:
                     task.result()  # what is no EmbeddingError is a bug, and must be seen
         finally:
+            has_failed.reset(inherited)
             for task in running:
                 task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
         if self._failures:
             error = self._failures[0]
             error.indices = tuple(sorted({i for e in self._failures for i in e.indices}))
@@ -124,19 +126,23 @@ class Harvest(Generic[T]):
     async def _try(self, batch: list[int]) -> None:
         try:
             results = await self._send([self._texts[position] for position in batch])
+        except NotSent:
+            return
         except Refusal as refusal:
-            self._mend(batch, refusal)
+            self._split_or_fail(batch, refusal)
         except InvalidInputError as error:
-            self._fail(error, [])  # not the server's, which are refusals, and about no text
+            self._fail(error, [])  # raised before sending: the options are at fault, no text
         except InvalidResponseError as error:
-            self._fail(error, [batch[i] for i in error.indices] or batch)
+            positions = [batch[i] for i in error.indices] or batch
+            which = f"text {min(positions)}: " if len(positions) < len(batch) else ""
+            self._fail(InvalidResponseError(f"{which}{self._where}: {error}"), positions)
         except EmbeddingError as error:
             self._fail(error, batch)
         else:
             self.results.update(zip(batch, results, strict=True))
             self._advance(len(batch))
 
-    def _mend(self, batch: list[int], refusal: Refusal) -> None:
+    def _split_or_fail(self, batch: list[int], refusal: Refusal) -> None:
         """Put smaller batches in the place of one that was refused, down to the text at fault."""
         failure, limits = refusal.failure, self._limits
         if failure.kind not in ("too_large", "invalid"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from tqdm.auto import tqdm
 
 from langchain_hfembed.errors import EmbeddingError, InvalidInputError, InvalidResponseError
-from langchain_hfembed.http.batches import DEFAULT_BATCH_SIZE, Harvest, Limits
+from langchain_hfembed.http.batches import DEFAULT_BATCH_SIZE, BatchRun, Limits
 from langchain_hfembed.http.gate import Gate
 from langchain_hfembed.http.limiter import Limiter
 from langchain_hfembed.http.providers import ProviderRoute
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """What an endpoint is reached with; equal settings share connections and what was learned.
+    """What an endpoint is reached with; copies of an object share it where these are equal.
 
     Attributes:
         url: Of a server, or None for `model` through Inference Providers.
@@ -93,7 +93,8 @@ class Endpoint:
             ServerRoute(self._transport, settings.url, settings.tei_path, settings.model)
             if settings.url is not None
             else ProviderRoute(
-                gate,
+                # Lookups at the Hub are no traffic of the provider's.
+                Gate(Limiter(settings.max_concurrency), policy, settings.timeout),
                 self._transport,
                 settings.model or "",
                 provider=settings.provider,
@@ -102,12 +103,19 @@ class Endpoint:
             )
         )
         self._ready: asyncio.Task[EndpointInfo | None] | None = None
+        self._waiting_for_info = 0
         self._calls = 0
+        self._is_closing = False
 
     @property
     def where(self) -> str:
         """The URL, or the model and its provider, for messages."""
         return self._route.where
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether there ever was an answer, of whatever kind."""
+        return self._transport.has_answered
 
     @property
     def server(self) -> ServerRoute:
@@ -131,14 +139,18 @@ class Endpoint:
         if self._ready is None:
             self._ready = asyncio.create_task(self._prepare())
         ready = self._ready
+        self._waiting_for_info += 1
         try:
-            with self._in_use():
-                # Shielded: who is cancelled must not end what others wait for.
+            async with self._in_use():
+                # Cancelling one caller must not cancel the request that others wait for.
                 return await asyncio.shield(ready)
-        except EmbeddingError:
-            if self._ready is ready:
+        finally:
+            self._waiting_for_info -= 1
+            is_abandoned = not ready.done() and not self._waiting_for_info
+            if is_abandoned:
+                ready.cancel()
+            if self._ready is ready and (is_abandoned or _has_failed(ready)):
                 self._ready = None
-            raise
 
     async def embed(
         self, texts: Sequence[str], options: EmbedOptions, *, show_progress: bool = False
@@ -148,12 +160,12 @@ class Endpoint:
         Raises:
             EmbeddingError: If a text can't be embedded; `.completed` has the vectors of others.
         """
-        harvest = Harvest(texts, self._limits, lambda batch: self._route.embed(batch, options))
+        batches = BatchRun(texts, self._limits, lambda batch: self._route.embed(batch, options))
         try:
-            vectors = await self._gather(harvest, len(texts), show_progress=show_progress)
+            vectors = await self._run(batches, len(texts), show_progress=show_progress)
             _require_one_dimension(vectors)
         except EmbeddingError as error:
-            found = harvest.results
+            found = batches.results
             error.completed = {i: found[i] for i in sorted(found) if i not in error.indices}
             raise
         return vectors
@@ -167,41 +179,44 @@ class Endpoint:
             EmbeddingError: If a text can't be ranked.
         """
         server = self.server
-        harvest = Harvest(texts, self._limits, lambda batch: server.rerank(query, batch, options))
-        return await self._gather(harvest, len(texts))
+        batches = BatchRun(texts, self._limits, lambda batch: server.rerank(query, batch, options))
+        return await self._run(batches, len(texts))
 
     async def health(self) -> bool:
         """Whether the server says that it is well."""
-        with self._in_use():
+        async with self._in_use():
             return await self.server.is_healthy()
 
     async def metrics(self) -> dict[str, float]:
         """The server's Prometheus samples."""
-        with self._in_use():
+        async with self._in_use():
             return read_metrics(await self.server.metrics())
 
     async def aclose(self) -> None:
-        """Close all connections; while a call is under way, leave it to that call's end."""
+        """Close all connections; while a call is under way, that call does it at its end."""
+        self._is_closing = True
         if not self._calls:
             await self._transport.aclose()
 
-    async def _gather(
-        self, harvest: Harvest[T], total: int, *, show_progress: bool = False
+    async def _run(
+        self, batches: BatchRun[T], total: int, *, show_progress: bool = False
     ) -> list[T]:
         if not total:
             return []
-        with self._in_use():
+        async with self._in_use():
             await self.info()
             with tqdm(total=total, unit="text", disable=not show_progress) as bar:
-                return await harvest.gather(self.settings.max_concurrency, self.where, bar.update)
+                return await batches.run(self.settings.max_concurrency, self.where, bar.update)
 
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _in_use(self) -> AsyncIterator[None]:
         self._calls += 1
         try:
             yield
         finally:
             self._calls -= 1
+            if self._is_closing and not self._calls:
+                await self._transport.aclose()
 
     async def _prepare(self) -> EndpointInfo | None:
         info = await self._route.prepare()
@@ -211,6 +226,10 @@ class Endpoint:
         self._limits.batch_size = min(sizes) if sizes else DEFAULT_BATCH_SIZE
         self._limiter.permits = permits
         return info
+
+
+def _has_failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def _require_one_dimension(vectors: list[list[float]]) -> None:

@@ -1,4 +1,4 @@
-"""What a reply that is no success means: a table, by status and by what the server says."""
+"""Replies other than success: what each means, and the error that a user sees of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Literal
+
+from langchain_hfembed.errors import (
+    AuthenticationError,
+    ColdStartError,
+    EmbeddingError,
+    InvalidInputError,
+    ModelNotFoundError,
+    RateLimitError,
+)
 
 Kind = Literal[
     "authentication",  # the token is missing, wrong, or not allowed
@@ -48,6 +57,23 @@ _KINDS_BY_TYPE: dict[object, Kind] = {
     "Backend": "failed",
 }
 
+_ERRORS: dict[Kind, tuple[type[EmbeddingError], str]] = {
+    "authentication": (
+        AuthenticationError,
+        "Check that the token is valid, and may use this model",
+    ),
+    "not_found": (ModelNotFoundError, "Check the model's name and the URL"),
+    "rate_limit": (RateLimitError, "Lower max_concurrency, raise max_retries, or try later"),
+    "cold_start": (
+        ColdStartError,
+        "The endpoint is still starting: wait, see its log, or raise cold_start_timeout",
+    ),
+    "unavailable": (EmbeddingError, "The server fails; see its log, or try later"),
+    "too_large": (InvalidInputError, "It is larger than the server takes: split the text"),
+    "invalid": (InvalidInputError, "The server does not take it: change it, or leave it out"),
+    "failed": (EmbeddingError, "The server can't do this, however often it is asked; see its log"),
+}
+
 _BATCH_LIMIT = re.compile(r"maximum allowed batch size (\d{1,9})\b", re.IGNORECASE)
 # What is said about a request, and of none of its texts. TEI writes `default-prompt-name`.
 _REQUEST_FAULT = re.compile(r"prompt[-_ ]name|dimensions|truncation[-_ ]direction|deserialize")
@@ -73,6 +99,31 @@ class Failure:
     wait: float | None = None
     batch_limit: int | None = None
     blames_request: bool = False
+
+
+class Refusal(Exception):  # noqa: N818 - internal, and says what it is
+    """A server answered, but not with success.
+
+    Args:
+        failure: What it said.
+        detail: What else there is to know, in parentheses.
+    """
+
+    def __init__(self, failure: Failure, detail: str = "") -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.detail = detail
+
+    def as_error(self, where: str) -> EmbeddingError:
+        """What a user gets to see of it.
+
+        Args:
+            where: The URL or model that was asked.
+        """
+        error, remedy = _ERRORS[self.failure.kind]
+        said = f": {self.failure.message}" if self.failure.message else ""
+        detail = f" ({self.detail})" if self.detail else ""
+        return error(f"{where} answered {self.failure.status}{said}{detail}. {remedy}")
 
 
 def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failure:

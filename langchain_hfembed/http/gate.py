@@ -1,77 +1,35 @@
-"""What stands between a request and the network: it admits, times and retries, and judges."""
+"""Sends one request: waits for a free slot, applies the timeout, retries temporary failures."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
-from langchain_hfembed.errors import (
-    AuthenticationError,
-    ColdStartError,
-    EmbeddingError,
-    EndpointTimeoutError,
-    InvalidInputError,
-    ModelNotFoundError,
-    RateLimitError,
-)
-from langchain_hfembed.http.failures import Failure, Kind
+from langchain_hfembed.errors import EndpointTimeoutError, RateLimitError
+from langchain_hfembed.http.failures import Kind, Refusal
 from langchain_hfembed.http.limiter import Limiter
 from langchain_hfembed.http.retry import PassingFailure, RetryPolicy
 
 T = TypeVar("T")
 
 _LONGEST_WAIT = 120.0  # seconds; who is asked for more is told so, and decides
-
-_ERRORS: dict[Kind, tuple[type[EmbeddingError], str]] = {
-    "authentication": (
-        AuthenticationError,
-        "Check that the token is valid and may use this model: https://hf.co/settings/tokens",
-    ),
-    "not_found": (ModelNotFoundError, "Check the model's name and the URL"),
-    "rate_limit": (RateLimitError, "Lower max_concurrency, raise max_retries, or try later"),
-    "cold_start": (
-        ColdStartError,
-        "The endpoint did not start in time: see its log, or raise cold_start_timeout",
-    ),
-    "unavailable": (EmbeddingError, "The server fails; see its log, or try later"),
-    "too_large": (InvalidInputError, "It is larger than the server takes: split the text"),
-    "invalid": (InvalidInputError, "The server does not take it: change it, or leave it out"),
-    "failed": (EmbeddingError, "The server can't do this, however often it is asked; see its log"),
-}
 _PASSING: frozenset[Kind] = frozenset({"rate_limit", "cold_start", "unavailable"})
 
+has_failed: ContextVar[Callable[[], bool]] = ContextVar("has_failed", default=lambda: False)
+"""Whether the call that a request belongs to has failed, so that no new request should start."""
 
-class Refusal(Exception):  # noqa: N818 - says what it is; no user meets it
-    """A server answered, but not with success.
 
-    Args:
-        failure: What it said.
-        detail: What else there is to know, in parentheses.
-    """
-
-    def __init__(self, failure: Failure, detail: str = "") -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.detail = detail
-
-    def as_error(self, where: str) -> EmbeddingError:
-        """What a user gets to see of it.
-
-        Args:
-            where: The URL or model that was asked.
-        """
-        error, remedy = _ERRORS[self.failure.kind]
-        said = f": {self.failure.message}" if self.failure.message else ""
-        detail = f" ({self.detail})" if self.detail else ""
-        return error(f"{where} answered {self.failure.status}{said}{detail}. {remedy}")
+class NotSent(Exception):  # noqa: N818 - internal, and says what it is
+    """A request was not sent, because the call that it belongs to has failed."""
 
 
 class Gate:
-    """Lets requests through to one place, whoever sends them.
+    """Sends requests to one endpoint; shared by all its callers.
 
     Args:
-        limiter: Admits them.
+        limiter: Says when a request may go out.
         policy: Decides on retries.
         timeout: Seconds that one request may take in all.
     """
@@ -91,21 +49,27 @@ class Gate:
 
         Raises:
             Refusal: If the server's last answer was no success.
-            EmbeddingError: If there was none, or the server asks to wait for too long.
+            NotSent: If the call had failed before it was this request's turn.
+            EmbeddingError: If there was no answer, or the server asks to wait for too long.
         """
+        is_new = True
 
         async def attempt() -> T:
+            nonlocal is_new
             async with self._limiter.admitted(texts) as halvings:
+                if is_new and has_failed.get()():
+                    raise NotSent
+                is_new = False
                 try:
                     result = await self.once(request, where)
                 except Refusal as refusal:
                     if refusal.failure.kind == "rate_limit":
                         self._limiter.overloaded(halvings)
-                    raise _judged(refusal, where) from None
+                    raise _to_raise(refusal, where) from None
                 self._limiter.succeeded()
                 return result
 
-        return await self._policy.call(attempt)
+        return await self._policy.call(attempt, where)
 
     async def once(self, request: Callable[[], Awaitable[T]], where: str) -> T:
         """Send a request a single time, without waiting for anything but its answer.
@@ -125,14 +89,14 @@ class Gate:
             ) from error
 
 
-def _judged(refusal: Refusal, where: str) -> Exception:
-    """The refusal, or what makes it pass."""
+def _to_raise(refusal: Refusal, where: str) -> Exception:
+    """The exception to raise for a refusal."""
     failure = refusal.failure
     if failure.kind not in _PASSING:
         return refusal
     if failure.wait is not None and failure.wait > _LONGEST_WAIT:
         return RateLimitError(
             f"{where} answered {failure.status} and asks to wait {failure.wait:.0f} s. Try again "
-            f"after that; waits of up to {_LONGEST_WAIT:.0f} s are sat through"
+            f"after that; waits of up to {_LONGEST_WAIT:.0f} s are handled automatically"
         )
     return PassingFailure(refusal, wait=failure.wait, is_cold_start=failure.kind == "cold_start")

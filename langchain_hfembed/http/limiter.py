@@ -69,7 +69,7 @@ class Limiter:
             self._admit()
 
     def overloaded(self, halvings: int) -> None:
-        """Take note that the server had too much to do.
+        """Record a 429.
 
         Args:
             halvings: What `admitted` gave to the request; if the limit was halved since then, the

@@ -18,8 +18,8 @@ from langchain_hfembed.errors import (
     ModelNotFoundError,
 )
 from langchain_hfembed.http.access_token import FoundToken, describe, find_token, is_hugging_face
-from langchain_hfembed.http.failures import Kind, read_failure
-from langchain_hfembed.http.gate import Gate, Refusal
+from langchain_hfembed.http.failures import Kind, Refusal, read_failure
+from langchain_hfembed.http.gate import Gate
 from langchain_hfembed.http.retry import PassingFailure
 from langchain_hfembed.http.tei import EmbedOptions, json_body, read_vectors
 from langchain_hfembed.http.transport import HttpTransport
@@ -111,8 +111,18 @@ class ProviderRoute:
         self, texts: Sequence[str], options: EmbedOptions, token: SecretStr | None
     ) -> RequestParameters:
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-        from huggingface_hub.inference._providers import get_provider_helper
 
+        try:
+            from huggingface_hub.inference._providers import get_provider_helper
+        except ImportError as error:
+            raise ImportError(
+                "this version of huggingface_hub builds requests in another way; "
+                'pip install "huggingface_hub>=0.34,<3"'
+            ) from error
+
+        # Of huggingface_hub 1 and 2: the base of httpx's or httpx2's errors. That of 0.x, which
+        # uses requests, is an OSError.
+        connection_error: type[Exception] = HfHubHTTPError.__bases__[0]
         try:
             helper = get_provider_helper(
                 self._provider,  # type: ignore[arg-type]  # a closed list there, which grows
@@ -153,8 +163,7 @@ class ProviderRoute:
         # After HfHubHTTPError: the one for 400 is a ValueError, too.
         except ValueError as error:
             raise ModelNotFoundError(f"{self.where}: {error}") from error
-        # requests' errors are OSErrors, httpx's and httpx2's share HfHubHTTPError's base.
-        except (OSError, HfHubHTTPError.__bases__[0]) as error:  # type: ignore[misc]  # a tuple
+        except (OSError, connection_error) as error:
             raise PassingFailure(
                 EmbeddingError(
                     f"{self.where}: the Hub can't be reached: {type(error).__name__} {error}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from langchain_hfembed.errors import AuthenticationError, EmbeddingError, EndpointTimeoutError
+from langchain_hfembed.errors import AuthenticationError, EmbeddingError
 from langchain_hfembed.http.access_token import describe
 from langchain_hfembed.http.endpoint import Endpoint, EndpointSettings
 from langchain_hfembed.http.tei import LIMITS, EmbedOptions
@@ -27,7 +28,7 @@ class EndpointReport:
         model: What is served there, as far as it says.
         dimension: Of its vectors.
         limits: Texts and tokens that it takes, by TEI's names; empty where it does not say.
-        round_trip_ms: Milliseconds for the text, over an open connection.
+        round_trip_ms: Milliseconds for the text; of a server, over an open connection.
         error: What is wrong and what to do; None where all is well.
     """
 
@@ -54,8 +55,9 @@ class EndpointReport:
         """A line each: whether it is well (None: unknown), what, and how it is."""
         limits = ", ".join(f"{name} {value}" for name, value in self.limits.items())
         took = None if self.round_trip_ms is None else f"{self.round_trip_ms:.0f} ms"
+        has_token = self.token != describe(None)
         return [
-            (self.authorised, "token", self.token),
+            (self.authorised if has_token or not self.authorised else None, "token", self.token),
             (self.reachable, "endpoint", self.endpoint),
             (_known(self.model), "model", self.model or "unknown"),
             (_known(self.dimension), "dimension", str(self.dimension or "unknown")),
@@ -65,8 +67,18 @@ class EndpointReport:
         ]
 
     def __str__(self) -> str:
-        marks = {True: "✓", False: "✗", None: "-"}
+        marks = tick_marks()
         return "\n".join(f"{marks[ok]} {name:<11} {text}" for ok, name, text in self.lines())
+
+
+def tick_marks() -> dict[bool | None, str]:
+    """A tick, a cross and a dash; words where standard output can't print them, as in cp949."""
+    marks: dict[bool | None, str] = {True: "✓", False: "✗", None: "-"}
+    try:
+        "".join(marks.values()).encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return {True: "ok  ", False: "FAIL", None: "-   "}
+    return marks
 
 
 def _known(value: object) -> bool | None:
@@ -107,17 +119,12 @@ async def examine(settings: EndpointSettings, options: EmbedOptions) -> Endpoint
         return replace(
             report,
             endpoint=endpoint.where,
-            reachable=report.reachable or not _is_about_connection(error),
+            reachable=endpoint.has_answered,
             authorised=False if isinstance(error, AuthenticationError) else None,
             error=str(error),
         )
     finally:
         await endpoint.aclose()
-
-
-def _is_about_connection(error: EmbeddingError) -> bool:
-    """Whether there was no answer: what an answer says has no other exception as its cause."""
-    return type(error) in (EmbeddingError, EndpointTimeoutError) and error.__cause__ is not None
 
 
 def _other_model(expected: str | None, served: str | None) -> str | None:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _backoff = wait_random_exponential(multiplier=0.5, max=20)
 
 
-class PassingFailure(Exception):  # noqa: N818 - says what it is; no user meets it
+class PassingFailure(Exception):  # noqa: N818 - internal, and says what it is
     """A request failed in a way that passes.
 
     Args:
@@ -52,20 +52,22 @@ class RetryPolicy:
     cold_start_timeout: float
     _calls_waiting: int = field(default=0, repr=False)  # for one and the same start
 
-    async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, attempt: Callable[[], Awaitable[T]], where: str) -> T:
         """Make attempts until one succeeds, or fails for good.
 
         Args:
             attempt: Sends once; raises PassingFailure where sending again may help.
+            where: The URL or model, for the log.
 
         Raises:
             Exception: The last failure's error, when attempts or time have run out.
         """
-        patience = _Patience(self)
+        patience = _Patience(self, where)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PassingFailure),
             wait=patience.wait,
             stop=patience.is_over,
+            before_sleep=patience.log,
             reraise=True,
         )
         try:
@@ -76,8 +78,12 @@ class RetryPolicy:
             if patience.start_deadline is not None:
                 self._calls_waiting -= 1
 
-    def await_start(self) -> float:
+    def await_start(self, where: str, failure: PassingFailure) -> float:
         """Begin to wait for a cold start, which is logged once however many calls wait for it.
+
+        Args:
+            where: The URL or model, for the log.
+            failure: What was taken for a cold start, for the log.
 
         Returns:
             When to give up, in seconds of `time.monotonic()`.
@@ -85,7 +91,10 @@ class RetryPolicy:
         self._calls_waiting += 1
         if self._calls_waiting == 1 and self.max_retries:
             logger.warning(
-                "The endpoint is starting; waiting up to %.0f s for it", self.cold_start_timeout
+                "%s is starting (%s); waiting up to %.0f s for it",
+                where,
+                failure,
+                self.cold_start_timeout,
             )
         return time.monotonic() + self.cold_start_timeout
 
@@ -93,28 +102,32 @@ class RetryPolicy:
 class _Patience:
     """What one request has left: a number of retries, and seconds for a cold start."""
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    def __init__(self, policy: RetryPolicy, where: str) -> None:
         self._policy = policy
+        self._where = where
         self._retries = 0
         self.start_deadline: float | None = None
 
     def is_over(self, state: RetryCallState) -> bool:
         if _failure(state).is_cold_start and self._policy.max_retries:
-            return self._seconds_for_start() <= 0
+            return self._seconds_for_start(state) <= 0
         self._retries += 1
         return self._retries > self._policy.max_retries
 
     def wait(self, state: RetryCallState) -> float:
         failure = _failure(state)
-        if failure.is_cold_start:
-            # At least our own wait, since nothing else limits the number of attempts here.
-            seconds = max(failure.wait or 0.0, _backoff(state))
-            return min(seconds, self._seconds_for_start())
-        return _backoff(state) if failure.wait is None else failure.wait
+        # With jitter on top of what the server asks for, since it asks all requests for the same.
+        seconds = (failure.wait or 0.0) + _backoff(state)
+        return min(seconds, self._seconds_for_start(state)) if failure.is_cold_start else seconds
 
-    def _seconds_for_start(self) -> float:
+    def log(self, state: RetryCallState) -> None:
+        logger.debug(
+            "%s: %s; next attempt in %.1f s", self._where, _failure(state), state.upcoming_sleep
+        )
+
+    def _seconds_for_start(self, state: RetryCallState) -> float:
         if self.start_deadline is None:
-            self.start_deadline = self._policy.await_start()
+            self.start_deadline = self._policy.await_start(self._where, _failure(state))
         return max(0.0, self.start_deadline - time.monotonic())
 
 

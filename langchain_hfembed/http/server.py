@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from langchain_hfembed.errors import EmbeddingError, InvalidResponseError
-from langchain_hfembed.http.gate import Refusal
+from langchain_hfembed.http.failures import Refusal
 from langchain_hfembed.http.tei import (
     OPENAI,
     EmbedOptions,
@@ -56,7 +56,10 @@ class ServerRoute:
         except InvalidResponseError:
             info = None
         except Refusal as refusal:
-            if refusal.failure.kind in ("cold_start", "rate_limit"):
+            # Where the path depends on it, a failure in passing must not be taken for an absence.
+            if refusal.failure.kind in ("cold_start", "rate_limit") or (
+                refusal.failure.kind == "unavailable" and not self._has_path
+            ):
                 raise refusal.as_error(url) from None
             info = None
         if not self._has_path:

@@ -120,7 +120,7 @@ def _spelt(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_body(document: object) -> bytes:
-    """JSON, as short as it gets."""
+    """Compact JSON."""
     return orjson.dumps(document)
 
 
@@ -214,7 +214,7 @@ def _unwrapped(reply: object, expected: int) -> object:
         if by_index.keys() != {repr(index) for index in range(len(data))}:
             raise InvalidResponseError(
                 f"the server numbered its {len(data)} vectors otherwise than 0 to {len(data) - 1}, "
-                "so that nobody knows which text is whose",
+                "so that vectors can't be matched to texts",
                 indices=range(expected),
             )
         data = [by_index[repr(index)] for index in range(len(data))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import ssl
@@ -17,9 +18,9 @@ from pydantic import SecretStr
 
 from langchain_hfembed.errors import EmbeddingError, InvalidResponseError
 from langchain_hfembed.http import background
-from langchain_hfembed.http.access_token import describe, token_for
-from langchain_hfembed.http.failures import Kind, read_failure
-from langchain_hfembed.http.gate import Gate, Refusal
+from langchain_hfembed.http.access_token import describe, is_hugging_face, token_for
+from langchain_hfembed.http.failures import Kind, Refusal, read_failure
+from langchain_hfembed.http.gate import Gate
 from langchain_hfembed.http.retry import PassingFailure
 
 _MAX_REDIRECTS = 5
@@ -34,12 +35,16 @@ class HttpTransport:
         gate: What requests pass through.
         token: Sent where the host may see it.
         headers: Sent with each request, as far as the first redirect to another host.
+
+    Attributes:
+        has_answered: Whether there ever was an answer, of whatever kind.
     """
 
     def __init__(self, gate: Gate, token: SecretStr | None, headers: Mapping[str, str]) -> None:
         self._gate = gate
         self._token = token
         self._headers = dict(headers)
+        self.has_answered = False
         # A client for each request in flight, each with one connection: in a pool for all, httpcore
         # 1.0 keeps connections of cancelled requests for ever (encode/httpcore#1093), and looks at
         # every connection whenever a request comes or goes.
@@ -97,13 +102,13 @@ class HttpTransport:
         response = await self._response(method, url, body, headers)
         try:
             return _json(response.content)
-        except (ValueError, RecursionError) as error:
-            start = self._masked(response.text)[:120].replace("\n", " ")
-            kind = self._masked(response.headers.get("content-type", "no content type"))
+        except (ValueError, RecursionError):
+            start = self._masked(response, response.text)[:120].replace("\n", " ")
+            kind = self._masked(response, response.headers.get("content-type", "no content type"))
             raise InvalidResponseError(
-                f"{response.url} answered {response.status_code} with {kind}, not JSON: {start!r}. "
-                "Check that the URL is an embedding endpoint"
-            ) from (None if isinstance(error, UnicodeDecodeError) else error)
+                f"answered {response.status_code} with {kind}, not JSON: {start!r}. Check that the "
+                "URL is an embedding endpoint"
+            ) from None  # the cause would hold the reply, unmasked
 
     async def _response(
         self,
@@ -119,8 +124,9 @@ class HttpTransport:
             raise InvalidResponseError(f"{url} answered with a garbled body: {error}") from error
         except httpx.TransportError as error:
             raise _unreachable(url, error) from error
+        self.has_answered = True
         if not response.is_success:
-            said = self._masked(response.content.decode("utf-8", "replace"))
+            said = self._masked(response, response.content.decode("utf-8", "replace"))
             failure = read_failure(response.status_code, response.headers, said.encode())
             raise Refusal(failure, self._detail(url, response, failure.kind))
         return response
@@ -143,10 +149,12 @@ class HttpTransport:
     async def _follow(self, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
         """Send a request, and again where redirects lead; other hosts see no secret of ours."""
         response = await client.send(request)
-        for _ in range(_MAX_REDIRECTS + 1):
+        for redirects in itertools.count():
             following = response.next_request
             if following is None:
                 return response
+            if redirects == _MAX_REDIRECTS:
+                raise EmbeddingError(f"{request.url} redirects again and again. Check the URL")
             if (following.url.port or 0) > 65_535:
                 raise EmbeddingError(f"{request.url} redirects to {following.url}, which is no URL")
             if following.method != request.method:
@@ -159,7 +167,7 @@ class HttpTransport:
                     following.headers.pop(name, None)
             request = following
             response = await client.send(request)
-        raise EmbeddingError(f"{request.url} redirects again and again. Check the URL")
+        raise AssertionError  # for mypy: the loop has no end
 
     def _all_headers(
         self, url: str, body: bytes | None, headers: Mapping[str, str] | None
@@ -172,9 +180,10 @@ class HttpTransport:
         known.update(self._headers)
         return known
 
-    def _masked(self, text: str) -> str:
-        """What a server said, without what we sent it in confidence."""
-        secrets = {word for value in self._headers.values() for word in value.split()[-1:]}
+    def _masked(self, response: httpx.Response, text: str) -> str:
+        """What a server said, with our token and headers masked."""
+        sent = [response.request.headers.get("authorization", ""), *self._headers.values()]
+        secrets = {word for value in sent for word in value.split()[-1:]}
         if self._token is not None:
             secrets.add(self._token.get_secret_value())
         for secret in secrets:
@@ -189,19 +198,23 @@ class HttpTransport:
             return "".join(redirected)
         if "authorization" in response.request.headers:
             sent = f"sent: {describe(self._token)}"
-        elif self._token is None:
+        elif is_hugging_face(url):
             sent = "no token was sent; pass api_key= or set HF_TOKEN"
         else:
+            withheld = f"{describe(self._token)} was not sent to {asked.host}, a host of others"
             sent = (
-                f"{describe(self._token)} was not sent to {asked.host}: what was found in the "
-                "environment goes to Hugging Face only; pass api_key= for other hosts"
+                f"{withheld if self._token else 'no token was sent'}; pass api_key=, or set "
+                "HF_ENDPOINT_TOKEN for embeddings_from_env and hfembed check"
             )
         return ", ".join([*redirected, sent])
 
 
 @lru_cache(maxsize=8)
 def _ssl_context(_cert_file: str | None, _cert_dir: str | None) -> ssl.SSLContext:
-    """Whom to trust, which takes 60 ms to read; the arguments are variables that httpx obeys."""
+    """The TLS context, cached: building it takes 60 ms.
+
+    The arguments are variables that httpx itself reads; here they are the cache's key.
+    """
     return httpx.create_ssl_context()
 
 
@@ -238,7 +251,7 @@ def _new_client() -> httpx.AsyncClient:
             verify=_ssl_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
             timeout=None,  # noqa: S113 - the gate times a request as a whole
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
         raise EmbeddingError(
             f"connections can't be set up: {error}. Check SSL_CERT_FILE, SSL_CERT_DIR, "
             "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"

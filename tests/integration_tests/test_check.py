@@ -330,7 +330,7 @@ def test_the_command_prints_a_line_for_each_thing_and_exits_with_0(
     assert (result.code, result.err) == (0, "")
     lines = [" ".join(line.split()) for line in result.out.splitlines()]
     assert lines[:4] == [
-        "✓ token no token",
+        "- token no token",
         f"✓ endpoint {server.url}/embed",
         "✓ model org/model",
         "✓ dimension 16",
@@ -366,8 +366,12 @@ def test_with_json_the_command_prints_the_report_and_nothing_else(
         ({}, None, "no token"),
         ({"HF_TOKEN": FOUND}, None, "the token of HF_TOKEN (…ment)"),
         ({"HUGGINGFACEHUB_API_TOKEN": FOUND}, None, "the token of HUGGINGFACEHUB_API_TOKEN"),
-        ({"HF_ENDPOINT_TOKEN": KEY}, KEY, "the token of api_key (…rver)"),
-        ({"HF_ENDPOINT_TOKEN": KEY, "HF_TOKEN": FOUND}, KEY, "the token of api_key (…rver)"),
+        ({"HF_ENDPOINT_TOKEN": KEY}, KEY, "the token of HF_ENDPOINT_TOKEN (…rver)"),
+        (
+            {"HF_ENDPOINT_TOKEN": KEY, "HF_TOKEN": FOUND},
+            KEY,
+            "the token of HF_ENDPOINT_TOKEN (…rver)",
+        ),
         ({"HF_ENDPOINT_TOKEN": " "}, None, "no token"),
     ],
 )

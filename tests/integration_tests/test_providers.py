@@ -530,7 +530,7 @@ def test_a_check_reports_what_a_provider_tells(
 @pytest.mark.parametrize(
     ("parameters", "reachable", "authorised", "told"),
     [
-        ({"model": "org/unserved"}, True, None, "no Inference Provider serves"),
+        ({"model": "org/unserved"}, False, None, "no Inference Provider serves"),
         ({"provider": ANY, "api_key": None}, None, False, "api_key"),
         ({"endpoint": "http://127.0.0.1:9"}, False, None, "the Hub can't be reached"),
         ({"fault": faults.status(401, json={})}, True, False, "answered 401"),

@@ -232,7 +232,7 @@ def test_5000_requests_leak_no_socket_and_less_than_10_mb(connect: Connect) -> N
             call()
         gc.collect()
         grown = resident_bytes() - before
-        kept = [thing for thing in gc.get_objects() if isinstance(thing, httpx.Response)]
+        kept = [thing for thing in gc.get_objects() if type(thing) is httpx.Response]
         embeddings.close()
         assert eventually(lambda: server.connections.open == 0)
     assert server.posts == 5500

@@ -47,7 +47,9 @@ def test_the_switch_is_on(switch):
 
 @pytest.mark.parametrize("env", [{}, {"USE_HF_API": ""}, {"USE_HF_API": " "}])
 def test_a_missing_switch_is_named(env):
-    with pytest.raises(InvalidInputError, match="USE_HF_API is ''; set it to true for an endpoint"):
+    with pytest.raises(
+        InvalidInputError, match="USE_HF_API is not set; set it to true for an endpoint"
+    ):
         embeddings_from_env({**env, "HF_MODEL_ID": "x"})
 
 
@@ -161,7 +163,8 @@ def test_the_endpoints_token_does_not_go_to_a_model_on_inference_providers():
 
 def test_another_url_does_not_get_the_token_of_the_environments():
     env = {"HF_ENDPOINT_URL": PRIVATE, "HF_ENDPOINT_TOKEN": "secret"}
-    assert endpoint_from_env(env, PRIVATE).huggingfacehub_api_token == SecretStr("secret")
+    own = endpoint_from_env(env, PRIVATE).huggingfacehub_api_token
+    assert token_for(PRIVATE, own) == "secret"
     elsewhere = endpoint_from_env(env, "http://10.0.0.8").huggingfacehub_api_token
     assert elsewhere is None or isinstance(elsewhere, FoundToken)
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 
 from langchain_hfembed.http.access_token import (
     FoundToken,
-    checked,
+    checked_token,
     describe,
     find_token,
     is_hugging_face,
@@ -169,7 +169,7 @@ ILLEGAL = ["hf_sécret", "hf_ secret", "hf_se\ncret", "hf_se\rcret", "hf_se\0cre
 @pytest.mark.parametrize("illegal", ILLEGAL, ids=ascii)
 def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(illegal):
     with pytest.raises(ValueError, match="HF_TOKEN holds a character") as caught:
-        checked(illegal, "HF_TOKEN")
+        checked_token(illegal, "HF_TOKEN")
     shown = "".join(traceback.format_exception(caught.value))
     assert illegal not in shown
     assert repr(illegal)[1:-1] not in shown
@@ -178,12 +178,12 @@ def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(illegal):
 
 def test_every_visible_character_of_ascii_may_be_in_a_token():
     token = "".join(map(chr, range(0x21, 0x7F)))
-    assert checked(token, "HF_TOKEN") == token
+    assert checked_token(token, "HF_TOKEN") == token
 
 
 def test_an_empty_token_is_refused():
     with pytest.raises(ValueError, match="api_key"):
-        checked("", "api_key")
+        checked_token("", "api_key")
 
 
 @pytest.mark.parametrize("illegal", [token for token in ILLEGAL if "\0" not in token], ids=ascii)

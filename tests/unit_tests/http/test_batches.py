@@ -16,9 +16,8 @@ from langchain_hfembed.errors import (
     InvalidInputError,
     InvalidResponseError,
 )
-from langchain_hfembed.http.batches import DEFAULT_BATCH_SIZE, Harvest, Limits
-from langchain_hfembed.http.failures import Failure
-from langchain_hfembed.http.gate import Refusal
+from langchain_hfembed.http.batches import DEFAULT_BATCH_SIZE, BatchRun, Limits
+from langchain_hfembed.http.failures import Failure, Refusal
 from langchain_hfembed.http.tei import read_vectors, text_bytes
 
 # Cutting.
@@ -123,8 +122,8 @@ class Server:
 def gather(
     texts: Sequence[str], send: Answer, limits: Limits | None = None, concurrency: int = 3
 ) -> list[str]:
-    harvest = Harvest(texts, limits or Limits(), send)
-    return asyncio.run(harvest.gather(concurrency, "http://here", lambda count: None))
+    run = BatchRun(texts, limits or Limits(), send)
+    return asyncio.run(run.run(concurrency, "http://here", lambda count: None))
 
 
 def numbered(count: int) -> list[str]:
@@ -164,13 +163,13 @@ def test_whatever_the_servers_limits_every_text_gets_its_result(texts, limit, te
 def test_a_text_that_is_refused_is_found_and_nothing_else_is_blamed(texts, data, concurrency):
     poison = data.draw(st.lists(st.sampled_from(texts), min_size=1, max_size=2))
     server = Server(poison=poison)
-    harvest = Harvest(texts, Limits(batch_size=7), server)
+    run = BatchRun(texts, Limits(batch_size=7), server)
     with pytest.raises(InvalidInputError, match="cannot be empty") as caught:
-        asyncio.run(harvest.gather(concurrency, "http://here", lambda count: None))
+        asyncio.run(run.run(concurrency, "http://here", lambda count: None))
     assert caught.value.indices
     assert {texts[i] for i in caught.value.indices} <= set(poison)
-    assert all(harvest.results[i] == texts[i].upper() for i in harvest.results)
-    assert not set(harvest.results) & set(caught.value.indices)
+    assert all(run.results[i] == texts[i].upper() for i in run.results)
+    assert not set(run.results) & set(caught.value.indices)
 
 
 def test_no_text_sends_nothing():
@@ -200,8 +199,8 @@ def test_concurrency_is_used():
 
 def test_progress_adds_up_to_the_number_of_texts_and_does_not_count_refusals():
     steps: list[int] = []
-    harvest = Harvest(numbered(20), Limits(), Server(batch_limit=8))
-    asyncio.run(harvest.gather(2, "http://here", steps.append))
+    run = BatchRun(numbered(20), Limits(), Server(batch_limit=8))
+    asyncio.run(run.run(2, "http://here", steps.append))
     assert sorted(steps) == [4, 8, 8]
 
 
@@ -372,14 +371,14 @@ class Doors:
 
 
 def start(texts: Sequence[str], doors: Doors, concurrency: int):
-    harvest = Harvest(texts, Limits(batch_size=1), doors)
-    call = asyncio.create_task(harvest.gather(concurrency, "http://here", lambda count: None))
-    return harvest, call
+    run = BatchRun(texts, Limits(batch_size=1), doors)
+    call = asyncio.create_task(run.run(concurrency, "http://here", lambda count: None))
+    return run, call
 
 
 async def test_after_a_failure_no_batch_starts_and_those_in_flight_finish():
     doors = Doors()
-    harvest, call = start(["a", "b", "c", "d", "e"], doors, 3)
+    run, call = start(["a", "b", "c", "d", "e"], doors, 3)
     await doors.settle()
     await doors.open("b", EmbeddingError("broken"))
     assert not call.done()
@@ -389,13 +388,13 @@ async def test_after_a_failure_no_batch_starts_and_those_in_flight_finish():
     with pytest.raises(EmbeddingError, match="broken") as caught:
         await call
     assert doors.requests == [["a"], ["b"], ["c"]]
-    assert harvest.results == {0: "A", 2: "C"}
+    assert run.results == {0: "A", 2: "C"}
     assert caught.value.indices == (1,)
 
 
 async def test_the_first_failure_is_raised_with_the_positions_of_all_of_them():
     doors = Doors()
-    harvest, call = start(["a", "b", "c", "d", "e"], doors, 4)
+    run, call = start(["a", "b", "c", "d", "e"], doors, 4)
     await doors.settle()
     await doors.open("c", EmbeddingError("first"))
     await doors.open("d")
@@ -405,13 +404,13 @@ async def test_the_first_failure_is_raised_with_the_positions_of_all_of_them():
         await call
     assert type(caught.value) is EmbeddingError
     assert caught.value.indices == (0, 1, 2)
-    assert harvest.results == {3: "D"}
+    assert run.results == {3: "D"}
 
 
 async def test_a_batch_that_is_refused_after_a_failure_is_not_sent_in_parts():
     doors = Doors()
-    harvest = Harvest(["aa", "bb", "c", "d"], Limits(batch_size=2), doors)
-    call = asyncio.create_task(harvest.gather(2, "http://here", lambda count: None))
+    run = BatchRun(["aa", "bb", "c", "d"], Limits(batch_size=2), doors)
+    call = asyncio.create_task(run.run(2, "http://here", lambda count: None))
     await doors.settle()
     await doors.open("aa", EmbeddingError("broken"))
     await doors.open("c", refused("too_large"))

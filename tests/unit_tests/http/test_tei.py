@@ -224,7 +224,7 @@ def test_numbers_that_do_not_say_whose_a_vector_is_are_refused(numbers):
 
 def test_numbers_for_some_vectors_only_are_refused():
     reply = {"data": [{"index": 0, "embedding": [1.0]}, {"embedding": [2.0]}]}
-    with pytest.raises(InvalidResponseError, match="whose"):
+    with pytest.raises(InvalidResponseError, match="matched to texts"):
         read_vectors(reply, 2)
 
 

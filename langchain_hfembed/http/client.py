@@ -1,10 +1,11 @@
-"""The parameters that every class with an endpoint has, and what it does with them."""
+"""What every class with an endpoint has: its parameters, connections, and questions to ask."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -15,13 +16,16 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     field_validator,
+    model_validator,
 )
 from typing_extensions import Self
 
 from langchain_hfembed.http import background
-from langchain_hfembed.http.access_token import FoundToken, checked, find_token
+from langchain_hfembed.http.access_token import FoundToken, NamedToken, checked_token, find_token
 from langchain_hfembed.http.endpoint import Endpoint, EndpointSettings
 from langchain_hfembed.http.tei import EndpointInfo
+
+T = TypeVar("T")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~]*")
@@ -43,7 +47,7 @@ class _Endpoints(dict[tuple[EndpointSettings, asyncio.AbstractEventLoop], Endpoi
     __hash__ = None
 
 
-class EndpointParameters(BaseModel):
+class EndpointClient(BaseModel):
     """How an endpoint is reached; connections are opened on first use and shared by copies.
 
     Attributes:
@@ -81,6 +85,13 @@ class EndpointParameters(BaseModel):
 
     _endpoints: _Endpoints = PrivateAttr(default_factory=_Endpoints)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, values: Any) -> Any:
+        if isinstance(values, dict) and {"api_key", "huggingfacehub_api_token"} <= values.keys():
+            raise ValueError("api_key and huggingfacehub_api_token are the same; give one")
+        return values
+
     @field_validator("endpoint_url")
     @classmethod
     def _check_url(cls, url: str | None) -> str | None:
@@ -92,7 +103,9 @@ class EndpointParameters(BaseModel):
         value = token.get_secret_value().strip() if token else ""
         if not value:
             return find_token()
-        return token if isinstance(token, FoundToken) else SecretStr(checked(value, "api_key"))
+        if isinstance(token, (FoundToken, NamedToken)):
+            return token
+        return SecretStr(checked_token(value, "api_key"))
 
     @field_validator("headers")
     @classmethod
@@ -112,11 +125,7 @@ class EndpointParameters(BaseModel):
         Raises:
             EmbeddingError: If it can't be reached.
         """
-
-        async def ask() -> EndpointInfo | None:
-            return await self._endpoint().info()
-
-        return background.run(ask())
+        return background.run(self._ask(Endpoint.info))
 
     def health(self) -> bool:
         """Whether the server says that it is well; one request, without waiting.
@@ -124,11 +133,7 @@ class EndpointParameters(BaseModel):
         Raises:
             InvalidInputError: If there is no URL to ask.
         """
-
-        async def ask() -> bool:
-            return await self._endpoint().health()
-
-        return background.run(ask())
+        return background.run(self._ask(Endpoint.health))
 
     def metrics(self) -> dict[str, float]:
         """The server's Prometheus samples, by name and labels; one request, without waiting.
@@ -137,11 +142,7 @@ class EndpointParameters(BaseModel):
             InvalidInputError: If there is no URL to ask.
             EmbeddingError: If the server has none.
         """
-
-        async def ask() -> dict[str, float]:
-            return await self._endpoint().metrics()
-
-        return background.run(ask())
+        return background.run(self._ask(Endpoint.metrics))
 
     def close(self) -> None:
         """Close all connections; a later call opens them again."""
@@ -150,6 +151,9 @@ class EndpointParameters(BaseModel):
     async def aclose(self) -> None:
         """Close all connections; a later call opens them again."""
         await background.arun(self._close())
+
+    async def _ask(self, question: Callable[[Endpoint], Awaitable[T]]) -> T:
+        return await question(self._endpoint())
 
     async def _close(self) -> None:
         endpoints = list(self._endpoints.items())
@@ -186,7 +190,10 @@ class EndpointParameters(BaseModel):
     def _endpoint(self) -> Endpoint:
         """The endpoint for the settings as they are now; called on the background loop."""
         settings = self._settings()
-        key = (settings, background.loop())  # a fork gets a loop, and so connections, of its own
+        key = (
+            settings,
+            asyncio.get_running_loop(),
+        )  # a fork gets a loop, and so connections, of its own
         if key not in self._endpoints:
             self._endpoints[key] = Endpoint(settings)
         return self._endpoints[key]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from langchain_hfembed.embeddings.credentials import read_credentials
 from langchain_hfembed.errors import InvalidInputError
-from langchain_hfembed.http.credentials import read_credentials
 
 SECRET = "hf_abcdefghijklmnop"
 ALL = {

@@ -32,7 +32,7 @@ def read_credentials(credentials: Credentials) -> dict[str, Any]:
         OSError: If the file can't be read.
     """
     where = "the credentials"
-    if isinstance(credentials, str) and credentials.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
+    if isinstance(credentials, str) and any(sign in credentials for sign in "{["):
         credentials = _parsed(credentials.lstrip("\ufeff"), where)
     elif not isinstance(credentials, Mapping):
         where = str(credentials)
