@@ -49,7 +49,7 @@ class ModelNotFoundError(EmbeddingError):
 
 
 class RateLimitError(EmbeddingError):
-    """The server asks for a wait that is too long to sit through (429)."""
+    """The server still limited requests after all retries (429), or asks for more than 120 s."""
 
 
 class ColdStartError(EmbeddingError):

@@ -21,8 +21,8 @@ from langchain_hfembed.http.tei import RERANK
 class HuggingFaceEndpointReranker(EndpointClient, BaseDocumentCompressor):
     """Orders documents by a cross-encoder behind TEI's `/rerank`.
 
-    Documents are sent in batches, several at a time, within the server's limits; what fails in
-    passing is sent again. For LangChain's `ContextualCompressionRetriever`, among others.
+    Documents are sent in batches, several at a time, within the server's limits; temporary failures
+    are retried. For LangChain's `ContextualCompressionRetriever`, among others.
 
     Example:
         ```python no-run

@@ -39,7 +39,7 @@ class HuggingFaceEndpointEmbeddings(EndpointClient, Embeddings):
     """Dense embeddings from Inference Providers, a dedicated Inference Endpoint, or TEI.
 
     Texts are sent in batches, several at a time, within the limits that the server names and those
-    that it turns out to have; what fails in passing is sent again. Every reply is checked: one
+    that it turns out to have; temporary failures are retried. Every reply is checked: one
     finite vector a text, all of one dimension.
 
     Example:

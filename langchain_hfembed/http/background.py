@@ -28,8 +28,13 @@ class _Background:
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                threading.Thread(target=loop.run_forever, name="hfembed-http", daemon=True).start()
-                self._loop = loop  # only now, since a thread may fail to start
+                thread = threading.Thread(target=loop.run_forever, name="hfembed-http", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # this process has too many threads; later it may have fewer
+                    loop.close()
+                    raise
+                self._loop = loop
             return self._loop
 
     def owns(self, loop: asyncio.AbstractEventLoop) -> bool:

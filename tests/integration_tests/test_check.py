@@ -220,7 +220,11 @@ def test_a_server_that_is_silent_is_left_at_the_timeout(check: Check, server: TE
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("SSL_CERT_FILE", "/nowhere/ca.pem"), ("HTTP_PROXY", "ftp://127.0.0.1:9")],
+    [
+        ("HTTP_PROXY", "http://localhost:abc"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+        ("HTTP_PROXY", "ftp://127.0.0.1:9"),
+    ],
 )
 def test_a_check_reports_what_the_environment_spoils(
     variable: str, value: str, check: Check, monkeypatch: pytest.MonkeyPatch

@@ -176,3 +176,10 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     as_path(ALL, tmp_path)
     assert read_credentials("~/credentials.json") == ARGUMENTS
+
+
+def test_json_in_quotes_is_not_taken_for_a_path():
+    quoted = "'" + '{"api_key": "hf_secret", "endpoint": "http://127.0.0.1:9"}' + "'"
+    with pytest.raises(InvalidInputError, match="not JSON") as caught:
+        read_credentials(quoted)
+    assert "hf_secret" not in str(caught.value)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -237,3 +238,26 @@ def test_a_fork_works_while_another_thread_holds_the_lock():
     """
     said = in_new_process(FORK.format(before=hold))
     assert said.splitlines() == ["child True True", "parent 0 42 True"]
+
+
+def test_a_thread_that_could_not_start_is_tried_again(monkeypatch):
+    fresh = background._Background()
+    monkeypatch.setattr(background, "_background", fresh)
+
+    async def answer():
+        return 42
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda self: _no_thread())
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            background.run(answer())
+    assert background.run(answer()) == 42
+    loop = fresh.loop
+    loop.call_soon_threadsafe(loop.stop)
+    while loop.is_running():
+        time.sleep(0.01)
+    loop.close()
+
+
+def _no_thread():
+    raise RuntimeError("can't start new thread")
