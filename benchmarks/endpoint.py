@@ -78,7 +78,7 @@ class _Server(TEIServer):
             return await super().reply(entry, fault)
         request = (entry.path, json.dumps(entry.json))
         if request in self.replies:
-            await asyncio.sleep(self.latency)
+            await asyncio.sleep(entry.started + self.latency - time.monotonic())
             return self.replies[request]
         reply = await super().reply(entry, fault)
         if reply.status == 200:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from langchain_hfembed.errors import EmbeddingError, InvalidInputError, InvalidResponseError
 from langchain_hfembed.http.failures import Refusal
-from langchain_hfembed.http.gate import NotSent, has_failed
+from langchain_hfembed.http.gate import NotSent, is_stale
 from langchain_hfembed.http.tei import text_bytes
 
 T = TypeVar("T")
@@ -98,7 +98,6 @@ class BatchRun(Generic[T]):
         self._where = where
         self._advance = advance
         running: set[asyncio.Task[None]] = set()
-        inherited = has_failed.set(lambda: bool(self._failures))  # by the tasks made below
         try:
             while running or (self._queue and not self._failures):
                 while self._queue and not self._failures and len(running) < concurrency:
@@ -107,7 +106,6 @@ class BatchRun(Generic[T]):
                 for task in done:
                     task.result()  # what is no EmbeddingError is a bug, and must be seen
         finally:
-            has_failed.reset(inherited)
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -124,10 +122,12 @@ class BatchRun(Generic[T]):
         return batch
 
     async def _try(self, batch: list[int]) -> None:
+        # Set for this task alone, whose context is its own.
+        is_stale.set(lambda: bool(self._failures) or len(batch) > self._limits.batch_size)
         try:
             results = await self._send([self._texts[position] for position in batch])
         except NotSent:
-            return
+            self._queue.appendleft(batch)
         except Refusal as refusal:
             self._split_or_fail(batch, refusal)
         except InvalidInputError as error:

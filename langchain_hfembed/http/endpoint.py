@@ -206,7 +206,9 @@ class Endpoint:
         async with self._in_use():
             await self.info()
             with tqdm(total=total, unit="text", disable=not show_progress) as bar:
-                return await batches.run(self.settings.max_concurrency, self.where, bar.update)
+                # Twice as many as may be sent: one that waits for its turn takes it at once.
+                ready = 2 * self.settings.max_concurrency
+                return await batches.run(ready, self.where, bar.update)
 
     @asynccontextmanager
     async def _in_use(self) -> AsyncIterator[None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TypeVar
+
+import anyio
 
 from langchain_hfembed.errors import EndpointTimeoutError, RateLimitError
 from langchain_hfembed.http.failures import Kind, Refusal
@@ -17,12 +18,12 @@ T = TypeVar("T")
 _LONGEST_WAIT = 120.0  # seconds; who is asked for more is told so, and decides
 _PASSING: frozenset[Kind] = frozenset({"rate_limit", "cold_start", "unavailable"})
 
-has_failed: ContextVar[Callable[[], bool]] = ContextVar("has_failed", default=lambda: False)
-"""Whether the call that a request belongs to has failed, so that no new request should start."""
+is_stale: ContextVar[Callable[[], bool]] = ContextVar("is_stale", default=lambda: False)
+"""Whether a request that waits for its turn should not be sent any more."""
 
 
 class NotSent(Exception):  # noqa: N818 - internal, and says what it is
-    """A request was not sent, because the call that it belongs to has failed."""
+    """A request was not sent, because it had become stale while it waited for its turn."""
 
 
 class Gate:
@@ -49,7 +50,7 @@ class Gate:
 
         Raises:
             Refusal: If the server's last answer was no success.
-            NotSent: If the call had failed before it was this request's turn.
+            NotSent: If it had become stale before it was its turn.
             EmbeddingError: If there was no answer, or the server asks to wait for too long.
         """
         is_new = True
@@ -57,7 +58,7 @@ class Gate:
         async def attempt() -> T:
             nonlocal is_new
             async with self._limiter.admitted(texts) as halvings:
-                if is_new and has_failed.get()():
+                if is_new and is_stale.get()():
                     raise NotSent
                 is_new = False
                 try:
@@ -79,8 +80,9 @@ class Gate:
             PassingFailure: If there was no answer.
         """
         try:
-            return await asyncio.wait_for(request(), self._timeout)
-        except (asyncio.TimeoutError, TimeoutError) as error:  # two classes before Python 3.11
+            with anyio.fail_after(self._timeout):
+                return await request()
+        except TimeoutError as error:
             raise PassingFailure(
                 EndpointTimeoutError(
                     f"{where} did not answer within {self._timeout:g} s. Raise timeout, or lower "

@@ -24,6 +24,7 @@ from langchain_hfembed.http.gate import Gate
 from langchain_hfembed.http.retry import PassingFailure
 
 _MAX_REDIRECTS = 5
+_MOMENT = 0.003  # seconds, enough for another request to be sent
 
 
 class HttpTransport:
@@ -67,13 +68,17 @@ class HttpTransport:
             Refusal: If the server's last answer was no success.
             EmbeddingError: If it can't be reached, or answers with something else.
         """
-        return await self._gate.send(
-            lambda: self._request("POST", url, body, headers), url, texts=texts
+        response = await self._gate.send(
+            lambda: self._response("POST", url, body, headers), url, texts=texts
         )
+        # First the next request goes out, whose slot this was: reading vectors takes milliseconds,
+        # in which the server would have nothing to do.
+        await asyncio.sleep(_MOMENT)
+        return self._json(response)
 
     async def get(self, url: str) -> Any:
         """Ask for JSON, in the same manner."""
-        return await self._gate.send(lambda: self._request("GET", url), url)
+        return self._json(await self._gate.send(lambda: self._response("GET", url), url))
 
     async def get_text(self, url: str) -> str:
         """Ask for text, once: whatever fails is not tried again.
@@ -92,14 +97,7 @@ class HttpTransport:
         """Close all connections; none may be in use."""
         await _close(self._idle)
 
-    async def _request(
-        self,
-        method: str,
-        url: str,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:
-        response = await self._response(method, url, body, headers)
+    def _json(self, response: httpx.Response) -> Any:
         try:
             return _json(response.content)
         except (ValueError, RecursionError):

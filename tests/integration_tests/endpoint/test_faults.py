@@ -414,15 +414,19 @@ def test_never_the_same_request_again_after_a_final_status(
     assert sent_twice(posts(server)) == []
 
 
-@pytest.mark.parametrize("fault", [faults.status(401), faults.status(500), faults.html_page()])
+@pytest.mark.parametrize(
+    ("fault", "others_sent"),
+    # A reply with success is read after its slot is free, so that one more request goes out.
+    [(faults.status(401), 7), (faults.status(500), 7), (faults.html_page(), 8)],
+)
 def test_after_a_failure_no_new_batch_starts_and_those_in_flight_finish(
-    fault: Fault, connect: Connect, embed: Embed
+    fault: Fault, others_sent: int, connect: Connect, embed: Embed
 ) -> None:
     with tei(latency=0.3, faults={1: fault}) as server:
         error = outcome(embed, connect(server, max_retries=0))
     assert isinstance(error, EmbeddingError)
     first, *others = posts(server)
-    assert len(others) == 7
+    assert len(others) == others_sent
     assert set(error.indices) == positions([first])
     assert error.completed == vectors_at(positions(others))
 
