@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.errors import EmbeddingError, InvalidInputError
 from langchain_hfembed.vectors import HybridEmbedding, View
 
 _READ_AHEAD = 1024
@@ -156,3 +156,26 @@ def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
             chunk, characters = [], 0
     if chunk:
         yield chunk
+
+
+def encode_stream(
+    texts: Iterable[str], encode: Callable[[list[str]], list[HybridEmbedding]]
+) -> Iterator[HybridEmbedding]:
+    """Encode a stream chunk by chunk; see `chunks`.
+
+    Raises:
+        EmbeddingError: If a chunk fails; `.indices` and `.completed` count from the start of the
+            stream.
+    """
+    first = 0
+    for chunk in chunks(texts):
+        try:
+            embeddings = encode(chunk)
+        except EmbeddingError as error:
+            if first:
+                error.indices = tuple(first + index for index in error.indices)
+                error.completed = {first + i: vector for i, vector in error.completed.items()}
+                error.args = (f"of the texts from number {first} on: {error}",)
+            raise
+        yield from embeddings
+        first += len(chunk)

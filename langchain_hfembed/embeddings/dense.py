@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
-from langchain_hfembed.embeddings.base import HybridEncoder, check_texts, chunks
+from langchain_hfembed.embeddings.base import HybridEncoder
+from langchain_hfembed.embeddings.single_view import SingleView
 from langchain_hfembed.errors import InvalidInputError, InvalidResponseError
-from langchain_hfembed.vectors import HybridEmbedding, View, check_views
+from langchain_hfembed.vectors import HybridEmbedding
 
 
 def as_encoder(embedding: Embeddings | HybridEncoder) -> HybridEncoder:
@@ -32,24 +32,23 @@ def as_encoder(embedding: Embeddings | HybridEncoder) -> HybridEncoder:
     )
 
 
-class DenseEncoder:
+class DenseEncoder(SingleView):
     """Any LangChain `Embeddings` as an encoder with one view, the dense one.
 
     Args:
         embeddings: The embeddings to call.
     """
 
-    views: tuple[View, ...] = ("dense",)
+    view = "dense"
 
     def __init__(self, embeddings: Embeddings) -> None:
         self.embeddings = embeddings
-        named = (getattr(embeddings, name, None) for name in ("model_name", "model", "repo_id"))
+        model = _without_cache(embeddings)
+        named = (getattr(model, name, None) for name in ("model_name", "model", "repo_id"))
         self.model_name = next(
-            (name for name in named if isinstance(name, str)), type(embeddings).__name__
+            (name for name in named if isinstance(name, str)), type(model).__name__
         )
-        identity = (
-            f"{type(embeddings).__module__}.{type(embeddings).__qualname__}:{self.model_name}"
-        )
+        identity = f"{type(model).__module__}.{type(model).__qualname__}:{self.model_name}"
         self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -60,46 +59,16 @@ class DenseEncoder:
         """Pass the text on."""
         return self.embeddings.embed_query(text)
 
-    def encode_documents(
-        self, texts: Sequence[str], views: Iterable[View] | None = None
-    ) -> list[HybridEmbedding]:
-        """Embed documents; see `HybridEncoder`."""
-        _only_dense(views)
-        checked = check_texts(texts)
-        if not checked:
-            return []  # some embeddings send a request for nothing, or raise
-        vectors = self.embeddings.embed_documents(checked)
-        if len(vectors) != len(checked):
+    def _encode(self, texts: list[str], *, is_query: bool) -> list[HybridEmbedding]:
+        if is_query:
+            vectors = [self.embeddings.embed_query(text) for text in texts]
+        else:
+            vectors = self.embeddings.embed_documents(texts)
+        if len(vectors) != len(texts):
             raise InvalidResponseError(
-                f"{self.model_name} returned {len(vectors)} vectors for {len(checked)} texts"
+                f"{self.model_name} returned {len(vectors)} vectors for {len(texts)} texts"
             )
         return [self._embedding(vector, position) for position, vector in enumerate(vectors)]
-
-    def encode_queries(
-        self, texts: Sequence[str], views: Iterable[View] | None = None
-    ) -> list[HybridEmbedding]:
-        """Embed queries; see `HybridEncoder`."""
-        _only_dense(views)
-        return [
-            self._embedding(self.embeddings.embed_query(text), position)
-            for position, text in enumerate(check_texts(texts))
-        ]
-
-    def iter_encode_documents(
-        self, texts: Iterable[str], views: Iterable[View] | None = None
-    ) -> Iterator[HybridEmbedding]:
-        """Embed documents as they come; see `HybridEncoder`."""
-        _only_dense(views)
-        for chunk in chunks(texts):
-            yield from self.encode_documents(chunk)
-
-    def tokenize(self, text: str, *, is_query: bool = False) -> list[str]:
-        """There are no token vectors, hence no tokens."""
-        return []
-
-    def decode_token(self, token_id: int) -> str:
-        """There is no sparse view, hence no token."""
-        return str(token_id)
 
     def _embedding(self, vector: object, position: int) -> HybridEmbedding:
         try:
@@ -111,6 +80,8 @@ class DenseEncoder:
             ) from error
 
 
-def _only_dense(views: Iterable[View] | None) -> None:
-    if views is not None and check_views(views) != ("dense",):
-        raise InvalidInputError(f"views={views!r}: plain embeddings have the dense view alone")
+def _without_cache(embeddings: Embeddings) -> Embeddings:
+    """The model behind LangChain's CacheBackedEmbeddings, which have no name."""
+    while isinstance(behind := getattr(embeddings, "underlying_embeddings", None), Embeddings):
+        embeddings = behind
+    return embeddings

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from langchain_core.load import dumpd, dumps
 from pydantic import ValidationError
 
@@ -607,19 +608,11 @@ class _TLSServer(ThreadingHTTPServer):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of 127.0.0.1, signed by itself, with its key in the same file."""
-    folder = tmp_path_factory.mktemp("certificate")
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 "
-        f"-addext subjectAltName=IP:127.0.0.1 -keyout {folder}/key -out {folder}/certificate"
-    )
-    try:
-        subprocess.run(command.split(), check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no openssl")
-    both = folder / "both.pem"
-    both.write_text((folder / "key").read_text() + (folder / "certificate").read_text())
-    return both
+    """Of 127.0.0.1, from an authority that nobody knows, with its key in the same file."""
+    path = tmp_path_factory.mktemp("certificate") / "both.pem"
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(path))
+    return path
 
 
 @contextmanager
