@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from langchain_hfembed.embeddings.base import HybridEncoder
     from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
+    from langchain_hfembed.embeddings.composed import ComposedEncoder
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
+    from langchain_hfembed.embeddings.endpoint_sparse import HuggingFaceEndpointSparseEmbeddings
     from langchain_hfembed.embeddings.env import embeddings_from_env
     from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
+    from langchain_hfembed.embeddings.local_multi_vector import HuggingFaceMultiVectorEmbeddings
+    from langchain_hfembed.embeddings.local_sparse import HuggingFaceSparseEmbeddings
     from langchain_hfembed.errors import (
         AuthenticationError,
         CheckpointError,
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     from langchain_hfembed.http.tei import EndpointInfo
     from langchain_hfembed.index.base import HybridIndex, IndexRecord
     from langchain_hfembed.index.sqlite import SQLiteIndex
-    from langchain_hfembed.rerankers import HuggingFaceEndpointReranker
+    from langchain_hfembed.rerankers import HuggingFaceEndpointReranker, HybridReranker
     from langchain_hfembed.retriever import HybridRetriever
     from langchain_hfembed.scoring import Scores, mean_maxsim, score, sparse_dot
     from langchain_hfembed.vectors import HybridEmbedding, PerView, SparseVector, View
@@ -44,9 +48,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "embeddings.base": ("HybridEncoder",),
     "embeddings.bge_m3": ("BGEM3Embeddings",),
+    "embeddings.composed": ("ComposedEncoder",),
     "embeddings.endpoint": ("HuggingFaceEndpointEmbeddings",),
+    "embeddings.endpoint_sparse": ("HuggingFaceEndpointSparseEmbeddings",),
     "embeddings.env": ("embeddings_from_env",),
     "embeddings.local": ("HuggingFaceEmbeddings",),
+    "embeddings.local_multi_vector": ("HuggingFaceMultiVectorEmbeddings",),
+    "embeddings.local_sparse": ("HuggingFaceSparseEmbeddings",),
     "errors": (
         "AuthenticationError",
         "CheckpointError",
@@ -67,7 +75,7 @@ _HOMES = {
     "http.tei": ("EndpointInfo",),
     "index.base": ("HybridIndex", "IndexRecord"),
     "index.sqlite": ("SQLiteIndex",),
-    "rerankers": ("HuggingFaceEndpointReranker",),
+    "rerankers": ("HuggingFaceEndpointReranker", "HybridReranker"),
     "retriever": ("HybridRetriever",),
     "scoring": ("Scores", "mean_maxsim", "score", "sparse_dot"),
     "vectors": ("HybridEmbedding", "PerView", "SparseVector", "View"),
@@ -80,6 +88,7 @@ __all__ = [
     "BGEM3Embeddings",
     "CheckpointError",
     "ColdStartError",
+    "ComposedEncoder",
     "EmbeddingError",
     "EndpointInfo",
     "EndpointReport",
@@ -89,10 +98,14 @@ __all__ = [
     "HuggingFaceEmbeddings",
     "HuggingFaceEndpointEmbeddings",
     "HuggingFaceEndpointReranker",
+    "HuggingFaceEndpointSparseEmbeddings",
+    "HuggingFaceMultiVectorEmbeddings",
+    "HuggingFaceSparseEmbeddings",
     "HybridEmbedding",
     "HybridEncoder",
     "HybridIndex",
     "HybridIndexError",
+    "HybridReranker",
     "HybridRetriever",
     "HybridVectorStore",
     "IndexLockedError",

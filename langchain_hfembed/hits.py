@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from langchain_core.documents import Document
 
 from langchain_hfembed.fusion import Fusion, fuse
 from langchain_hfembed.index.base import HybridIndex, IndexRecord
-from langchain_hfembed.scoring import ranks, top_k
+from langchain_hfembed.scoring import Scores, ranks, top_k
 from langchain_hfembed.vectors import HybridEmbedding, PerView
 
 
@@ -29,6 +30,34 @@ class Hit:
     ranks: PerView[int]
 
 
+def best_hits(
+    scores: Scores, fusion: Fusion, k: int, documents: Callable[[list[int]], list[Document]]
+) -> list[Hit]:
+    """Fuse the scores of candidates, and keep the best.
+
+    Args:
+        scores: The candidates' scores.
+        fusion: How the scores become one.
+        k: How many hits, at most.
+        documents: Called with positions of candidates, returns their documents.
+
+    Returns:
+        Hits, the best first; ties in the order of the candidates.
+    """
+    fused = fuse(fusion, scores)
+    best = top_k(fused, k).tolist()
+    ranked = {view: ranks(values) for view, values in scores.present()}
+    return [
+        Hit(
+            document,
+            float(fused[position]),
+            PerView(**{view: float(values[position]) for view, values in scores.present()}),
+            PerView(**{view: int(values[position]) for view, values in ranked.items()}),
+        )
+        for position, document in zip(best, documents(best), strict=True)
+    ]
+
+
 def find(
     index: HybridIndex, query: HybridEmbedding, *, k: int, fetch_k: int, fusion: Fusion
 ) -> list[Hit]:
@@ -46,20 +75,21 @@ def find(
     """
     with index.snapshot():
         ids = index.candidates(query, fetch_k)
-        scores = index.score(query, ids)
-        fused = fuse(fusion, scores)
-        best = top_k(fused, k)
-        records = index.get([ids[position] for position in best])
-    ranked = {view: ranks(values) for view, values in scores.present()}
-    return [
-        Hit(
-            document_of(record),
-            float(fused[position]),
-            PerView(**{view: float(values[position]) for view, values in scores.present()}),
-            PerView(**{view: int(values[position]) for view, values in ranked.items()}),
-        )
-        for position, record in zip(best, records, strict=True)
-    ]
+
+        def documents(best: list[int]) -> list[Document]:
+            return [document_of(record) for record in index.get([ids[i] for i in best])]
+
+        return best_hits(index.score(query, ids), fusion, k, documents)
+
+
+def with_scores(hit: Hit) -> Document:
+    """A copy of the document whose metadata has `relevance_score` and `scores`, in plain JSON."""
+    metadata = {
+        **hit.document.metadata,
+        "relevance_score": hit.score,
+        "scores": hit.scores.to_dict(),
+    }
+    return hit.document.model_copy(update={"metadata": metadata})
 
 
 def document_of(record: IndexRecord) -> Document:

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 
 from langchain_hfembed.embeddings.base import HybridEncoder
 from langchain_hfembed.fusion import Fusion
-from langchain_hfembed.hits import Hit
+from langchain_hfembed.hits import Hit, with_scores
 from langchain_hfembed.index.base import HybridIndex
 from langchain_hfembed.vectorstore import HybridVectorStore
 
@@ -84,7 +84,7 @@ class HybridRetriever(BaseRetriever):
 
     def _documents(self, hits: list[Hit]) -> list[Document]:
         threshold = self.score_threshold
-        return [_with_scores(hit) for hit in hits if threshold is None or hit.score >= threshold]
+        return [with_scores(hit) for hit in hits if threshold is None or hit.score >= threshold]
 
     def _get_ls_params(self, **_kwargs: Any) -> LangSmithRetrieverParams:
         return LangSmithRetrieverParams(
@@ -92,12 +92,3 @@ class HybridRetriever(BaseRetriever):
             ls_vector_store_provider=type(self.store).__name__,
             ls_embedding_model=self.store.encoder.model_name,
         )
-
-
-def _with_scores(hit: Hit) -> Document:
-    metadata = {
-        **hit.document.metadata,
-        "relevance_score": hit.score,
-        "scores": hit.scores.to_dict(),
-    }
-    return hit.document.model_copy(update={"metadata": metadata})

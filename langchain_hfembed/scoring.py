@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,24 +154,24 @@ _SCORERS: dict[View, Callable[[Any, Any], float]] = {
 }
 
 
-def score(query: HybridEmbedding, documents: Sequence[HybridEmbedding]) -> Scores:
+def score(query: HybridEmbedding, documents: Iterable[HybridEmbedding]) -> Scores:
     """Score documents for a query, in every view that the query and all the documents have.
 
     Args:
         query: The query's views.
-        documents: The documents' views.
+        documents: The documents' views; of a stream, one document at a time is in memory.
 
     Returns:
-        Scores of shape `(len(documents),)`.
+        Scores of shape `(n,)`, one for each document.
     """
     query = unit_embedding(query)
-    documents = [unit_embedding(document) for document in documents]
-    shared = [view for view in query.views if all(view in other.views for other in documents)]
-    columns = {
-        view: np.array(
-            [_SCORERS[view](getattr(query, view), getattr(other, view)) for other in documents],
-            np.float32,
+    rows: list[dict[View, float]] = []
+    for document in map(unit_embedding, documents):
+        shared = [view for view in query.views if view in document.views]
+        rows.append(
+            {view: _SCORERS[view](getattr(query, view), getattr(document, view)) for view in shared}
         )
-        for view in shared
-    }
-    return Scores(**columns)
+    everywhere = [view for view in query.views if all(view in row for row in rows)]
+    return Scores(
+        **{view: np.array([row[view] for row in rows], np.float32) for view in everywhere}
+    )

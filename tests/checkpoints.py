@@ -152,6 +152,75 @@ def build_minilm_checkpoint(folder: Path) -> Path:
     return folder
 
 
+def build_splade_checkpoint(folder: Path, base: Path) -> Path:
+    """Write a random SPLADE model in the format of Sentence Transformers' SparseEncoder.
+
+    Args:
+        folder: Where to.
+        base: A folder of `build_xlm_roberta_checkpoint`, whose tokenizer and layers it gets.
+
+    Returns:
+        `folder`. Its prompts are "query: " and "text: "; it reads 48 tokens.
+    """
+    import torch
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = MLMTransformer(str(base), max_seq_length=48)
+        modules = [transformer, SpladePooling()]
+        # Each token's own bias, so that most weights are zero, as those of a trained model are.
+        with torch.no_grad():
+            transformer.model.lm_head.bias.copy_(
+                torch.randn(transformer.model.config.vocab_size) - 3
+            )
+        prompts = {"query": "query: ", "document": "text: "}
+        SparseEncoder(modules=modules, prompts=prompts).save_pretrained(str(folder))
+    return folder
+
+
+def build_colbert_checkpoint(folder: Path, base: Path) -> Path:
+    """Write a random ColBERT in the format of Sentence Transformers' MultiVectorEncoder.
+
+    Args:
+        folder: Where to.
+        base: A folder of `build_xlm_roberta_checkpoint`, whose tokenizer and layers it gets.
+
+    Returns:
+        `folder`. Vectors have 16 dimensions, queries 12 tokens with the expansion, documents at
+        most 48; full stops are left out of documents.
+    """
+    import torch
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Dense, Transformer
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    width = json.loads((base / "config.json").read_text())["hidden_size"]
+    tokens = "token_embeddings"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        modules = [
+            Transformer(
+                str(base),
+                query_expansion={"strategy": "fixed", "attend": True, "length": 12},
+                document_length=48,
+            ),
+            Dense(
+                width,
+                16,
+                bias=False,
+                activation_function=torch.nn.Identity(),
+                module_input_name=tokens,
+                module_output_name=tokens,
+            ),
+            MultiVectorMask(skiplist_words=["."]),
+        ]
+        prompts = {"query": "[Q] ", "document": "[D] "}
+        MultiVectorEncoder(modules=modules, prompts=prompts).save_pretrained(str(folder))
+    return folder
+
+
 def _unigram_tokenizer(text: str) -> Tokenizer:
     """Make a Unigram tokenizer like XLM-RoBERTa's, which knows the words of a text.
 

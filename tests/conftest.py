@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.checkpoints import build_minilm_checkpoint, build_xlm_roberta_checkpoint
+from tests.checkpoints import (
+    build_colbert_checkpoint,
+    build_minilm_checkpoint,
+    build_splade_checkpoint,
+    build_xlm_roberta_checkpoint,
+)
 
 # Read when huggingface_hub is imported, hence here and not in a fixture.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -32,3 +37,15 @@ def xlmr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def minilm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """all-MiniLM-L6-v2 in BGE-M3's format. Read only: all tests share it."""
     return build_minilm_checkpoint(tmp_path_factory.mktemp("minilm") / "model")
+
+
+@pytest.fixture(scope="session")
+def splade_folder(xlmr_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SPLADE model. Read only: all tests share it."""
+    return build_splade_checkpoint(tmp_path_factory.mktemp("splade"), xlmr_folder)
+
+
+@pytest.fixture(scope="session")
+def colbert_folder(xlmr_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random ColBERT. Read only: all tests share it."""
+    return build_colbert_checkpoint(tmp_path_factory.mktemp("colbert"), xlmr_folder)

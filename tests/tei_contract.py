@@ -147,12 +147,22 @@ def shared_words(query: str, text: str) -> float:
     return 8 * len(words & set(text.split())) / max(1, len(words)) - 4
 
 
+def sparse_weights(text: str) -> list[dict[str, float]]:
+    """Counts of words, each word at a place of its own, in the order of the places."""
+    places = Counter(
+        int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little") % _VOCABULARY
+        for word in text.split()
+    )
+    return [{"index": place, "value": math.log1p(n)} for place, n in sorted(places.items())]
+
+
 @dataclass(kw_only=True)
 class Contract:
     """A server's model and limits.
 
     Attributes:
         version: Before 1.9, Validation is a 413, and a request takes one permit.
+        model_id: What it says is served.
         kind: Of model; a route of another kind answers Backend.
         embed: The model: texts in, vectors out. What it raises becomes Backend.
         score: The re-ranker: query and text in, logit out.
@@ -163,6 +173,7 @@ class Contract:
     """
 
     version: str = "1.9.3"
+    model_id: str = "org/model"
     kind: Literal["embedding", "reranker", "sparse"] = "embedding"
     embed: Callable[[list[str]], Sequence[Sequence[float]]] = hash_vectors
     score: Callable[[str, str], float] = shared_words
@@ -186,8 +197,8 @@ class Contract:
             "sparse": {"embedding": {"pooling": "splade"}},
         }
         return {
-            "model_id": "org/model", "model_sha": None, "model_dtype": "float32",
-            "served_model_name": "org/model", "model_type": model_types[self.kind],
+            "model_id": self.model_id, "model_sha": None, "model_dtype": "float32",
+            "served_model_name": self.model_id, "model_type": model_types[self.kind],
             "max_concurrent_requests": self.max_concurrent_requests,
             "max_input_length": self.max_input_length, "max_batch_tokens": 16_384,
             "max_batch_requests": None, "max_client_batch_size": self.max_client_batch_size,
@@ -284,7 +295,7 @@ class Contract:
         if path == "/embed_all":
             return [[list(v) for v in self.embed(text.split() or [text])] for text in texts]
         if path == "/embed_sparse":
-            return [_sparse(text) for text in texts]
+            return [sparse_weights(text) for text in texts]
         if path == "/rerank":
             return self._ranks(document, texts)
         vectors = [list(vector) for vector in self.embed(texts)]
@@ -333,12 +344,3 @@ def _invalid(message: str) -> RefusedError:
 
 def _cuts_left(document: Mapping[str, Any]) -> bool:
     return document.get("truncation_direction") == "Left"
-
-
-def _sparse(text: str) -> list[dict[str, float]]:
-    """Counts of words, each word at a place of its own, in the order of the places."""
-    places = Counter(
-        int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little") % _VOCABULARY
-        for word in text.split()
-    )
-    return [{"index": place, "value": math.log1p(n)} for place, n in sorted(places.items())]

@@ -7,21 +7,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
+    from langchain_hfembed.embeddings.composed import ComposedEncoder
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
+    from langchain_hfembed.embeddings.endpoint_sparse import HuggingFaceEndpointSparseEmbeddings
     from langchain_hfembed.embeddings.env import embeddings_from_env
     from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
+    from langchain_hfembed.embeddings.local_multi_vector import HuggingFaceMultiVectorEmbeddings
+    from langchain_hfembed.embeddings.local_sparse import HuggingFaceSparseEmbeddings
 
 _HOME_OF = {
     "BGEM3Embeddings": "bge_m3",
+    "ComposedEncoder": "composed",
     "HuggingFaceEmbeddings": "local",
     "HuggingFaceEndpointEmbeddings": "endpoint",
+    "HuggingFaceEndpointSparseEmbeddings": "endpoint_sparse",
+    "HuggingFaceMultiVectorEmbeddings": "local_multi_vector",
+    "HuggingFaceSparseEmbeddings": "local_sparse",
     "embeddings_from_env": "env",
 }
 
 __all__ = [
     "BGEM3Embeddings",
+    "ComposedEncoder",
     "HuggingFaceEmbeddings",
     "HuggingFaceEndpointEmbeddings",
+    "HuggingFaceEndpointSparseEmbeddings",
+    "HuggingFaceMultiVectorEmbeddings",
+    "HuggingFaceSparseEmbeddings",
     "embeddings_from_env",
 ]
 

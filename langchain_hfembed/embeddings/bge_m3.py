@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from langchain_hfembed.embeddings.checkpoint import (
     Pooling,
     find_checkpoint,
 )
+from langchain_hfembed.embeddings.one_pass import OnePass, Side
+from langchain_hfembed.embeddings.sparse_adapters import SparseAdapters
 from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.loading import Loaded
 from langchain_hfembed.vectors import VIEWS, HybridEmbedding, SparseVector, View, check_views
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 _MAX_BATCH_TOKENS = 16_384  # 32 texts of BGE-M3's 8,192 tokens would take tens of GB
 
 
-class BGEM3Embeddings(BaseModel, Embeddings):
+class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
     """Dense, sparse and multi-vector embeddings of BGE-M3, or any checkpoint in its format.
 
     To LangChain it is an `Embeddings` with the dense view; `encode_documents` and
@@ -96,6 +99,7 @@ class BGEM3Embeddings(BaseModel, Embeddings):
 
     _checkpoints: Loaded[Checkpoint] = PrivateAttr(default_factory=Loaded)
     _engines: Loaded[TorchEngine] = PrivateAttr(default_factory=Loaded)
+    _one_pass: OnePass = PrivateAttr(default_factory=OnePass)
     _warned_of_truncation: bool = PrivateAttr(default=False)
 
     @field_validator("model_name", mode="before")
@@ -160,15 +164,13 @@ class BGEM3Embeddings(BaseModel, Embeddings):
             EmbeddingError: If memory runs out even for one text alone, or the model's output is
                 not finite; `.indices` names the text.
         """
-        return self._encode(check_texts(texts), self.document_instruction, self.max_length, views)
+        return self._encode_side(texts, views, "document")
 
     def encode_queries(
         self, texts: Sequence[str], views: Iterable[View] | None = None
     ) -> list[HybridEmbedding]:
         """All views of queries; see `encode_documents`."""
-        return self._encode(
-            check_texts(texts), self.query_instruction, self.query_max_length, views
-        )
+        return self._encode_side(texts, views, "query")
 
     def iter_encode_documents(
         self, texts: Iterable[str], views: Iterable[View] | None = None
@@ -250,6 +252,24 @@ class BGEM3Embeddings(BaseModel, Embeddings):
             ),
         )
 
+    def _expect_sparse_calls(self) -> None:
+        self._one_pass.switch_on()
+
+    def _encode_side(
+        self, texts: Sequence[str], views: Iterable[View] | None, side: Side
+    ) -> list[HybridEmbedding]:
+        checked = check_texts(texts)
+        is_query = side == "query"
+        instruction = self.query_instruction if is_query else self.document_instruction
+        maximum = self.query_max_length if is_query else self.max_length
+        return self._one_pass.encode(
+            checked,
+            VIEWS if views is None else check_views(views),
+            lambda wanted: self._encode(checked, instruction, maximum, wanted),
+            side=side,
+            settings=repr(self),
+        )
+
     def _encode(
         self,
         texts: list[str],
@@ -309,9 +329,17 @@ class BGEM3Embeddings(BaseModel, Embeddings):
                 f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens (the "
                 f"longest has {max(too_long)}) and were cut there. Split them, or raise max_length "
                 "where the model has more positions. This is said once",
-                stacklevel=4,
+                stacklevel=_levels_to_caller(),
             )
         return [engine.tokenizer.cut(ids, limit) for ids in token_ids]
+
+
+def _levels_to_caller() -> int:
+    """The `stacklevel` at which a warning names the line that called this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("langchain_hfembed."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _dense(embedding: HybridEmbedding) -> list[float]:

@@ -43,13 +43,14 @@ class DenseEncoder(SingleView):
 
     def __init__(self, embeddings: Embeddings) -> None:
         self.embeddings = embeddings
-        model = _without_cache(embeddings)
+        model = without_cache(embeddings)
         named = (getattr(model, name, None) for name in ("model_name", "model", "repo_id"))
         self.model_name = next(
             (name for name in named if isinstance(name, str)), type(model).__name__
         )
         identity = f"{type(model).__module__}.{type(model).__qualname__}:{self.model_name}"
-        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:32]
+        known = getattr(model, "fingerprint", None)  # of HuggingFaceEmbeddings, for one
+        self.fingerprint: str = known or hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Pass the texts on."""
@@ -80,7 +81,7 @@ class DenseEncoder(SingleView):
             ) from error
 
 
-def _without_cache(embeddings: Embeddings) -> Embeddings:
+def without_cache(embeddings: Embeddings) -> Embeddings:
     """The model behind LangChain's CacheBackedEmbeddings, which have no name."""
     while isinstance(behind := getattr(embeddings, "underlying_embeddings", None), Embeddings):
         embeddings = behind

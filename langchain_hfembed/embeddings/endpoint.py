@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from langchain_hfembed.embeddings.base import check_not_empty, check_texts
 from langchain_hfembed.embeddings.credentials import Credentials, read_credentials
+from langchain_hfembed.embeddings.prompts import EndpointPrompts
 from langchain_hfembed.http import background
 from langchain_hfembed.http.client import EndpointClient, checked_url
 from langchain_hfembed.http.endpoint import EndpointSettings
@@ -35,7 +36,7 @@ _MODEL_KWARGS = {
 }
 
 
-class HuggingFaceEndpointEmbeddings(EndpointClient, Embeddings):
+class HuggingFaceEndpointEmbeddings(EndpointClient, EndpointPrompts, Embeddings):
     """Dense embeddings from Inference Providers, a dedicated Inference Endpoint, or TEI.
 
     Texts are sent in batches, several at a time, within the limits that the server names and those
@@ -97,10 +98,6 @@ class HuggingFaceEndpointEmbeddings(EndpointClient, Embeddings):
     truncate: bool | None = None
     truncation_direction: Literal["left", "right"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
-    query_prompt_name: str | None = None
-    document_prompt_name: str | None = None
-    query_prompt: str | None = None
-    document_prompt: str | None = None
     context_window: int | None = Field(default=None, ge=1)
     show_progress: bool = False
 
@@ -152,15 +149,6 @@ class HuggingFaceEndpointEmbeddings(EndpointClient, Embeddings):
             raise ValueError(
                 f"provider={self.provider!r} serves model ids; leave it out for {self.url}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_prompts(self) -> Self:
-        for side in ("query", "document"):
-            if getattr(self, f"{side}_prompt") and getattr(self, f"{side}_prompt_name"):
-                raise ValueError(
-                    f"{side}_prompt and {side}_prompt_name would both be put in front; give one"
-                )
         return self
 
     @property
@@ -251,7 +239,7 @@ class HuggingFaceEndpointEmbeddings(EndpointClient, Embeddings):
             truncate=truncate,
             truncation_direction=self.truncation_direction,
             dimensions=self.dimensions,
-            prompt_name=self.query_prompt_name if is_query else self.document_prompt_name,
+            prompt_name=self._prompt_name(is_query=is_query),
         )
 
     def _can_truncate(self) -> bool:
@@ -279,9 +267,8 @@ class HuggingFaceEndpointEmbeddings(EndpointClient, Embeddings):
             )
 
     async def _embed(self, texts: list[str], *, is_query: bool) -> list[list[float]]:
-        prompt = (self.query_prompt if is_query else self.document_prompt) or ""
         return await self._endpoint().embed(
-            [prompt + text for text in texts],
+            self._prompted(texts, is_query=is_query),
             self._options(is_query=is_query),
             show_progress=self.show_progress and not is_query,
         )

@@ -7,7 +7,7 @@ import importlib
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import SecretStr
 
@@ -16,6 +16,8 @@ from langchain_hfembed.loading import Loaded
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+Kind = Literal["SentenceTransformer", "SparseEncoder", "MultiVectorEncoder"]
 
 _BACKEND_MODULES: dict[str, tuple[str, ...]] = {
     "torch": (),
@@ -38,13 +40,20 @@ class LocalModel:
         # thread does it; later, tokenizers before 0.23 raise "Already borrowed" if others use it.
         # Its name was tokenize() once.
         preprocess = model.preprocess if hasattr(model, "preprocess") else model.tokenize
-        preprocess([""])
+        has_sides = hasattr(model[0], "sub_modules")  # a Router: queries go another way
+        for task in ({"task": "query"}, {"task": "document"}) if has_sides else ({},):
+            preprocess([""], **task)
         self._counter: Loaded[Any] = Loaded()
 
-    @property
-    def max_tokens(self) -> int | None:
-        """Where texts are cut; None if nowhere."""
-        limit = getattr(self.model, "max_seq_length", None)
+    def max_tokens(self, side: str) -> int | None:
+        """Where queries or documents are cut; None if nowhere."""
+        first = self.model[0]
+        expansion = (getattr(first, "query_expansion", None) or {}) if side == "query" else {}
+        limit = (
+            expansion.get("length")  # ColBERT pads queries to this many, and cuts them there
+            or getattr(first, f"{side}_length", None)
+            or getattr(self.model, "max_seq_length", None)
+        )
         # Tokenizers that were told of no limit say infinity or 10**30.
         return int(limit) if limit is not None and limit < 10**9 else None
 
@@ -141,25 +150,49 @@ class Pool:
             self._model.to(self._home)  # starting has moved it to the CPU
 
 
-def load(arguments: dict[str, Any]) -> SentenceTransformer:
+def kind_of(model: object) -> Kind | None:
+    """The kind of a model of Sentence Transformers; None if it is none."""
+    # Not isinstance(): before 6.0 a SparseEncoder is a SentenceTransformer, too. And so nothing is
+    # imported here.
+    kinds: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+    return next((kinds[c.__name__] for c in type(model).__mro__ if c.__name__ in kinds), None)
+
+
+def model_class(kind: Kind) -> type[SentenceTransformer]:
+    """A class of Sentence Transformers by its name.
+
+    Raises:
+        ImportError: If it is not installed, or too old.
+    """
+    try:
+        module = importlib.import_module("sentence_transformers")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'a {kind} needs the package {error.name}: pip install "langchain-hfembed[local]"'
+        ) from error
+    if not hasattr(module, kind):
+        raise ImportError(
+            f"sentence-transformers {module.__version__} has no {kind}: "
+            'pip install "sentence-transformers>=6"'
+        )
+    found: type[SentenceTransformer] = getattr(module, kind)
+    return found
+
+
+def load(kind: Kind, arguments: dict[str, Any]) -> SentenceTransformer:
     """Load a model from a folder or the Hub.
 
     Args:
-        arguments: Of SentenceTransformer; a token may be a SecretStr.
+        kind: The name of its class.
+        arguments: Of the class; a token may be a SecretStr.
 
     Raises:
         ImportError: If a package is missing; it says which to install.
         ModelNotFoundError: If the model is neither here nor on the Hub.
         CheckpointError: If the model's folder is damaged.
-        InvalidInputError: If SentenceTransformer knows no such argument.
+        InvalidInputError: If the class knows no such argument.
     """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"HuggingFaceEmbeddings needs the package {error.name}: "
-            'pip install "langchain-hfembed[local]"'
-        ) from error
+    make = model_class(kind)
     backend = arguments["backend"]
     try:
         for module in _BACKEND_MODULES[backend]:
@@ -186,12 +219,12 @@ def load(arguments: dict[str, Any]) -> SentenceTransformer:
     }
     arguments["model_name_or_path"] = str(folder) if is_folder else name
     try:
-        return SentenceTransformer(**arguments)
+        return make(**arguments)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
         raise InvalidInputError(
-            f"model_kwargs: {error}. What is not for SentenceTransformer but for the model in it "
+            f"model_kwargs: {error}. What is not for {kind} but for the model in it "
             'goes one level deeper, as in model_kwargs={"model_kwargs": {"dtype": "float16"}}'
         ) from error
     except (OSError, ValueError, SafetensorError) as error:

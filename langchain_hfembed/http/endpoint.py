@@ -20,6 +20,7 @@ from langchain_hfembed.http.retry import RetryPolicy
 from langchain_hfembed.http.server import ServerRoute
 from langchain_hfembed.http.tei import EMBED, EmbedOptions, EndpointInfo, read_metrics
 from langchain_hfembed.http.transport import HttpTransport
+from langchain_hfembed.vectors import SparseVector
 
 T = TypeVar("T")
 
@@ -169,6 +170,18 @@ class Endpoint:
             error.completed = {i: found[i] for i in sorted(found) if i not in error.indices}
             raise
         return vectors
+
+    async def embed_sparse(
+        self, texts: Sequence[str], options: EmbedOptions, *, show_progress: bool = False
+    ) -> list[SparseVector]:
+        """Token weights of texts, in their order.
+
+        Raises:
+            EmbeddingError: If a text can't be embedded.
+        """
+        server = self.server
+        batches = BatchRun(texts, self._limits, lambda batch: server.embed_sparse(batch, options))
+        return await self._run(batches, len(texts), show_progress=show_progress)
 
     async def rerank(
         self, query: str, texts: Sequence[str], options: Mapping[str, Any]

@@ -16,11 +16,13 @@ from langchain_hfembed.http.tei import (
     openai_body,
     read_info,
     read_ranks,
+    read_sparse,
     read_vectors,
     rerank_body,
     speaks_openai,
 )
 from langchain_hfembed.http.transport import HttpTransport
+from langchain_hfembed.vectors import SparseVector
 
 
 class ServerRoute:
@@ -73,15 +75,15 @@ class ServerRoute:
             if self._speaks_openai
             else embed_body(texts, options)
         )
-        reply = await self._transport.post(self.where, body, texts=len(texts))
-        return read_vectors(reply, len(texts))
+        return read_vectors(await self._post(body, texts), len(texts))
+
+    async def embed_sparse(self, texts: list[str], options: EmbedOptions) -> list[SparseVector]:
+        """The token weights of each text."""
+        return read_sparse(await self._post(embed_body(texts, options), texts), len(texts))
 
     async def rerank(self, query: str, texts: list[str], options: Mapping[str, Any]) -> list[float]:
         """How relevant each text is for a query."""
-        body = rerank_body(query, texts, options)
-        return read_ranks(
-            await self._transport.post(self.where, body, texts=len(texts)), len(texts)
-        )
+        return read_ranks(await self._post(rerank_body(query, texts, options), texts), len(texts))
 
     async def is_healthy(self) -> bool:
         """Whether `/health` answers with success, asked once."""
@@ -98,3 +100,6 @@ class ServerRoute:
             return await self._transport.get_text(url)
         except Refusal as refusal:
             raise refusal.as_error(url) from None
+
+    async def _post(self, body: bytes, texts: list[str]) -> object:
+        return await self._transport.post(self.where, body, texts=len(texts))

@@ -11,14 +11,17 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import numpy as np
 import orjson
 
 from langchain_hfembed.errors import InvalidInputError, InvalidResponseError
+from langchain_hfembed.vectors import FloatArray, SparseVector
 
-EMBED, RERANK = "/embed", "/rerank"
+EMBED, EMBED_SPARSE, RERANK = "/embed", "/embed_sparse", "/rerank"
 OPENAI = "/v1/embeddings"
 LIMITS = (
     "max_client_batch_size",
@@ -29,6 +32,10 @@ LIMITS = (
 
 
 _NUMBERS = {float, int, type(None)}  # null is how a NaN arrives
+_LARGEST_INDEX = 2**31 - 1
+_A_SPLADE = f"Check that the URL is {EMBED_SPARSE} of a TEI with a SPLADE model"
+_NO_PAIRS = f"they are not lists of index and value. {_A_SPLADE}"
+_INDEX, _VALUE = itemgetter("index"), itemgetter("value")
 # A name, labels, a value, and perhaps a time.
 _SAMPLE = re.compile(r"(?P<name>[^\s#{][^\s{]*(?:\{.*\})?)\s+(?P<value>\S+)(?:\s+-?\d+)?\s*")
 
@@ -82,7 +89,7 @@ class EndpointInfo:
 
 
 def embed_body(texts: Sequence[str], options: EmbedOptions) -> bytes:
-    """A request of `/embed` for dense vectors, as JSON."""
+    """A request of `/embed` or `/embed_sparse`, as JSON."""
     return json_body({"inputs": texts, **_spelt(options.given())})
 
 
@@ -145,16 +152,10 @@ def read_vectors(reply: object, expected: int) -> list[list[float]]:
             are nested (token vectors), or hold null, NaN or infinity; `.indices` are positions in
             the request.
     """
-    vectors = _unwrapped(reply, expected)
+    vectors = _one_a_text(
+        _unwrapped(reply, expected), expected, "Check that the URL is an embedding endpoint"
+    )
     everything = range(expected)
-    if not isinstance(vectors, list) or len(vectors) != expected:
-        # Nothing of the reply is quoted here: it may hold what it was sent.
-        count = f"{len(vectors)} vectors" if isinstance(vectors, list) else type(vectors).__name__
-        raise InvalidResponseError(
-            f"the server answered {expected} texts with {count}; none of them was used. Check "
-            "that the URL is an embedding endpoint",
-            indices=everything,
-        )
     if any(isinstance(row, list) and row and isinstance(row[0], list) for row in vectors):
         raise InvalidResponseError(
             "the server answered with one vector a token, not one a text. Deploy the model with "
@@ -188,6 +189,18 @@ def read_vectors(reply: object, expected: int) -> list[list[float]]:
     return floats
 
 
+def _one_a_text(vectors: object, expected: int, remedy: str) -> list[Any]:
+    """The vectors, if there are as many as texts."""
+    if isinstance(vectors, list) and len(vectors) == expected:
+        return vectors
+    # Nothing of the reply is quoted here: it may hold what it was sent.
+    count = f"{len(vectors)} vectors" if isinstance(vectors, list) else type(vectors).__name__
+    raise InvalidResponseError(
+        f"the server answered {expected} texts with {count}; none of them was used. {remedy}",
+        indices=range(expected),
+    )
+
+
 def _as_floats(row: list[float | int | None]) -> list[float]:
     """Floats, with NaN for what can't be one."""
     try:
@@ -219,6 +232,81 @@ def _unwrapped(reply: object, expected: int) -> object:
             )
         data = [by_index[repr(index)] for index in range(len(data))]
     return [item.get("embedding") for item in data]
+
+
+def read_sparse(reply: object, expected: int) -> list[SparseVector]:
+    """Sparse vectors out of a reply of `/embed_sparse`, in the order in which texts were sent.
+
+    Args:
+        reply: The reply's JSON: `[[{"index", "value"}]]`, indices in any order.
+        expected: How many texts were sent.
+
+    Returns:
+        One vector a text, without the weights that are zero or below.
+
+    Raises:
+        InvalidResponseError: If there are more or fewer vectors than texts, they are dense, or one
+            has an index twice, an index that is none, or a weight of null, NaN or infinity;
+            `.indices` are positions in the request.
+    """
+    rows = _one_a_text(reply, expected, _A_SPLADE)
+    if any(isinstance(row, list) and row and type(row[0]) in _NUMBERS for row in rows):
+        raise InvalidResponseError(
+            f"the server answered with dense vectors, not sparse ones. {_A_SPLADE}",
+            indices=range(expected),
+        )
+    vectors = []
+    faults: dict[int, str] = {}
+    for position, row in enumerate(rows):
+        try:
+            vectors.append(_sparse_vector(row))
+        except ValueError as error:  # noqa: PERF203 - all that are at fault are named
+            faults[position] = str(error)
+    if faults:
+        raise InvalidResponseError(
+            f"the sparse vectors for {len(faults)} of {expected} texts can't be used: "
+            f"{next(iter(faults.values()))}",
+            indices=faults,
+        )
+    return vectors
+
+
+def _sparse_vector(row: object) -> SparseVector:
+    """A text's weights by token.
+
+    Raises:
+        ValueError: If they can't be used; its message says why.
+    """
+    if not isinstance(row, list):
+        raise ValueError(_NO_PAIRS)
+    try:
+        indices, values = list(map(_INDEX, row)), list(map(_VALUE, row))
+    except (TypeError, KeyError):
+        raise ValueError(_NO_PAIRS) from None
+    if not {*map(type, indices)} <= {int} or not {*map(type, values)} <= _NUMBERS:
+        raise ValueError(_NO_PAIRS)
+    if indices and not 0 <= min(indices) <= max(indices) <= _LARGEST_INDEX:
+        raise ValueError("an index is not from 0 to 2**31 - 1")
+    weights = _as_float32(values)
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            "they hold null, NaN or infinity. The server's model overflows: try float32 there"
+        )
+    tokens = np.array(indices, np.int32)
+    order = tokens.argsort()
+    tokens, weights = tokens[order], weights[order]
+    if (tokens[1:] == tokens[:-1]).any():
+        raise ValueError("an index occurs twice")
+    return SparseVector(tokens[weights > 0], weights[weights > 0])
+
+
+def _as_float32(values: list[float | int | None]) -> FloatArray:
+    """As an array, with NaN for null, and infinity for what is too large."""
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(values, np.float64).astype(np.float32)
+    except OverflowError:  # of a whole number
+        return np.array([math.inf], np.float32)
 
 
 def read_ranks(reply: object, expected: int) -> list[float]:

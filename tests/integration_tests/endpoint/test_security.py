@@ -607,12 +607,25 @@ class _TLSServer(ThreadingHTTPServer):
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of 127.0.0.1, from an authority that nobody knows, with its key in the same file."""
+def authority() -> trustme.CA:
+    """One that nobody knows."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def certificate(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 127.0.0.1, with its key in the same file."""
     path = tmp_path_factory.mktemp("certificate") / "both.pem"
-    issued = trustme.CA().issue_cert("127.0.0.1")
+    issued = authority.issue_cert("127.0.0.1")
     issued.private_key_and_cert_chain_pem.write_to_path(str(path))
     return path
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let SSL_CERT_FILE name the authority."""
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
 
 
 @contextmanager
@@ -648,18 +661,16 @@ def test_a_certificate_that_nobody_vouches_for_is_an_error_at_once(
 
 
 def test_ssl_cert_file_names_an_authority_as_the_error_promises(
-    certificate: Path, connect: Connect, embed: Embed, monkeypatch: pytest.MonkeyPatch
+    certificate: Path, trusted: None, connect: Connect, embed: Embed
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with tls_server(certificate) as server:
         url = f"https://127.0.0.1:{server.server_port}/embed"
         assert embed(connect(endpoint_url=url), TEXTS) == VECTORS
 
 
 def test_a_certificate_of_another_name_is_an_error(
-    certificate: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    certificate: Path, trusted: None, connect: Connect
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with tls_server(certificate) as server:
         embeddings = connect(endpoint_url=f"https://localhost:{server.server_port}")
         with pytest.raises(EmbeddingError, match="can't be trusted"):

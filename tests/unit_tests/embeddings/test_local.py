@@ -25,7 +25,7 @@ from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 from pydantic import ValidationError
 
-from langchain_hfembed.embeddings import local, local_model
+from langchain_hfembed.embeddings import local_base, local_model
 from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
 from langchain_hfembed.errors import (
     CheckpointError,
@@ -556,14 +556,14 @@ def test_importing_and_constructing_load_neither_torch_nor_sentence_transformers
 
 def test_threads_load_the_model_once_and_get_their_own_vectors(prompted_folder, monkeypatch):
     loads = []
-    load = local.load
+    load = local_base.load
 
-    def slow(arguments):
+    def slow(kind, arguments):
         loads.append(arguments)
         time.sleep(0.1)
-        return load(arguments)
+        return load(kind, arguments)
 
-    monkeypatch.setattr(local, "load", slow)
+    monkeypatch.setattr(local_base, "load", slow)
     ours = HuggingFaceEmbeddings(model=prompted_folder, model_kwargs={"device": "cpu"})
     texts = [f"{word} cats" for word in VOCABULARY_TEXT.split()[:40]]
     barrier = threading.Barrier(8)
@@ -632,7 +632,7 @@ def test_shallow_copies_share_the_weights_unless_they_are_of_another_model(embed
 
 
 def test_a_client_is_used_as_it_is_and_travels(model, monkeypatch):
-    monkeypatch.setattr(local, "load", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(local_base, "load", lambda *_: pytest.fail("loaded"))
     ours = HuggingFaceEmbeddings(client=model)
     assert ours.model == model.transformers_model.name_or_path
     np.testing.assert_allclose(_vectors(ours, "query"), model.encode_query(TEXTS), atol=1e-6)
