@@ -23,10 +23,15 @@ from ir_measures import RR, R, nDCG
 from tqdm.auto import tqdm
 
 from benchmarks.beir import Collection, read_collection
-from langchain_hfembed import BGEM3Embeddings, HybridVectorStore
+from langchain_hfembed import (
+    BGEM3Embeddings,
+    ComposedEncoder,
+    HuggingFaceEmbeddings,
+    HybridEncoder,
+    HybridVectorStore,
+)
 from langchain_hfembed.demo.search import add_missing, demo_embeddings
 from langchain_hfembed.hits import find
-from langchain_hfembed.vectors import VIEWS
 
 MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
 _BATCH = 256
@@ -35,23 +40,15 @@ _BATCH = 256
 def main() -> None:
     """Print a table a collection."""
     arguments = _arguments()
-    embeddings = (
-        demo_embeddings()
-        if arguments.model is None
-        else BGEM3Embeddings(
-            model_name=arguments.model,
-            query_instruction=arguments.query_instruction,
-            document_instruction=arguments.document_instruction,
-        )
-    )
+    encoder = make_encoder(arguments)
     tqdm.write(
-        f"{Path(embeddings.model_name).name}, torch {version('torch')}, {platform.machine()}, "
+        f"{Path(encoder.model_name).name}, torch {version('torch')}, {platform.machine()}, "
         f"Python {platform.python_version()}",
         sys.stderr,
     )
     for folder in arguments.collections:
         collection = read_collection(folder)
-        store = indexed(collection, embeddings, arguments.cache)
+        store = indexed(collection, encoder, arguments.cache)
         results = measure(collection, store)
         store.close()
         if arguments.json:
@@ -60,12 +57,31 @@ def main() -> None:
             _print_table(collection, results)
 
 
-def indexed(collection: Collection, embeddings: BGEM3Embeddings, cache: Path) -> HybridVectorStore:
+def make_encoder(arguments: argparse.Namespace) -> HybridEncoder:
+    """The demo model, a BGE-M3, or a model of Sentence Transformers as the dense view alone."""
+    if arguments.dense is not None:
+        return ComposedEncoder(
+            dense=HuggingFaceEmbeddings(
+                model_name=arguments.dense,
+                query_prompt=arguments.query_instruction or None,
+                document_prompt=arguments.document_instruction or None,
+            )
+        )
+    if arguments.model is not None:
+        return BGEM3Embeddings(
+            model_name=arguments.model,
+            query_instruction=arguments.query_instruction,
+            document_instruction=arguments.document_instruction,
+        )
+    return demo_embeddings()
+
+
+def indexed(collection: Collection, encoder: HybridEncoder, cache: Path) -> HybridVectorStore:
     """A store with the whole collection, continued where an earlier run stopped."""
     contents = "".join(document.page_content for document in collection.documents)
-    version = hashlib.sha256(f"{embeddings.fingerprint} {contents}".encode())
+    version = hashlib.sha256(f"{encoder.fingerprint} {contents}".encode())
     path = cache / f"{collection.name}-{version.hexdigest()[:12]}.db"
-    store = HybridVectorStore(embeddings, path=path)
+    store = HybridVectorStore(encoder, path=path)
     started = time.perf_counter()
     added = add_missing(store, collection.documents, batch_size=_BATCH, show_progress=True)
     if added:
@@ -77,13 +93,14 @@ def indexed(collection: Collection, embeddings: BGEM3Embeddings, cache: Path) ->
 
 def measure(collection: Collection, store: HybridVectorStore) -> dict[str, dict[str, float]]:
     """Measures, in percent, by view and for the fusion."""
-    runs: dict[str, dict[str, dict[str, float]]] = {name: {} for name in (*VIEWS, "fusion")}
+    views = store.encoder.views
+    runs: dict[str, dict[str, dict[str, float]]] = {name: {} for name in (*views, "fusion")}
     queries = store.encoder.encode_queries(list(collection.queries.values()))
     pairs = zip(collection.queries, queries, strict=True)
     for query_id, query in tqdm(pairs, total=len(queries), desc=f"searching {collection.name}"):
         everything = len(collection.documents)
         hits = find(store.index, query, k=everything, fetch_k=store.fetch_k, fusion=store.fusion)
-        for view in VIEWS:
+        for view in views:
             runs[view][query_id] = {str(hit.document.id): getattr(hit.scores, view) for hit in hits}
         runs["fusion"][query_id] = {str(hit.document.id): hit.score for hit in hits}
     return {
@@ -114,6 +131,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("collections", nargs="+", type=Path, help="folders in BEIR's form")
     parser.add_argument("--model", help="a model id or folder; the demo model if absent")
+    parser.add_argument("--dense", help="a Sentence Transformers model instead, dense alone")
     parser.add_argument("--query-instruction", default="")
     parser.add_argument("--document-instruction", default="")
     parser.add_argument("--cache", type=Path, default=Path(".benchmarks"), help="for the indexes")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import reprlib
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -179,3 +181,11 @@ def encode_stream(
             raise
         yield from embeddings
         first += len(chunk)
+
+
+def warn(message: str) -> None:
+    """Warn, naming the line that called this package, however deep inside of it we are."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("langchain_hfembed."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

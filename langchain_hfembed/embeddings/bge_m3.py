@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from tqdm.auto import tqdm
 
 from langchain_hfembed import scoring
-from langchain_hfembed.embeddings.base import check_texts, chunks
+from langchain_hfembed.embeddings.base import check_texts, chunks, warn
 from langchain_hfembed.embeddings.checkpoint import (
     Checkpoint,
     Dtype,
@@ -325,21 +323,12 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
         too_long = [len(ids) for ids in token_ids if len(ids) > limit]
         if too_long and not self._warned_of_truncation:
             self._warned_of_truncation = True
-            warnings.warn(
+            warn(
                 f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens (the "
                 f"longest has {max(too_long)}) and were cut there. Split them, or raise max_length "
-                "where the model has more positions. This is said once",
-                stacklevel=_levels_to_caller(),
+                "where the model has more positions. This is said once"
             )
         return [engine.tokenizer.cut(ids, limit) for ids in token_ids]
-
-
-def _levels_to_caller() -> int:
-    """The `stacklevel` at which a warning names the line that called this package."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("langchain_hfembed."):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def _dense(embedding: HybridEmbedding) -> list[float]:

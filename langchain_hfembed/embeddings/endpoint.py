@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
-from langchain_hfembed.embeddings.base import check_not_empty, check_texts
+from langchain_hfembed.embeddings.base import check_not_empty, check_texts, warn
 from langchain_hfembed.embeddings.credentials import Credentials, read_credentials
 from langchain_hfembed.embeddings.prompts import EndpointPrompts
 from langchain_hfembed.http import background
@@ -260,10 +259,9 @@ class HuggingFaceEndpointEmbeddings(EndpointClient, EndpointPrompts, Embeddings)
         if too_long := sum(_estimated_tokens(text) > self.context_window for text in texts):
             self._warned_of_length = True
             outcome = "cut" if self._options(is_query=False).truncate else "cut or refused"
-            warnings.warn(
+            warn(
                 f"{too_long} of {len(texts)} texts are probably longer than {self.context_window} "
-                f"tokens, and {outcome} by the server. Split them. This is said once",
-                stacklevel=4,
+                f"tokens, and {outcome} by the server. Split them. This is said once"
             )
 
     async def _embed(self, texts: list[str], *, is_query: bool) -> list[list[float]]:

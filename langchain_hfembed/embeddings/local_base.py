@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import (
@@ -19,6 +18,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from langchain_hfembed.embeddings.base import warn
 from langchain_hfembed.embeddings.local_model import Kind, LocalModel, Pool, kind_of, load
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.loading import Loaded
@@ -267,10 +267,9 @@ class LocalBase(BaseModel):
             self._warnings_left.pop()
         except IndexError:  # another thread was faster
             return
-        warnings.warn(
+        warn(
             f"{too_long} of {len(texts)} texts are longer than the {limit} tokens that "
-            f"{self.model_name} reads, and were cut there. Split them. This is said once",
-            stacklevel=5,
+            f"{self.model_name} reads, and were cut there. Split them. This is said once"
         )
 
     def __getstate__(self) -> dict[Any, Any]:

@@ -20,8 +20,9 @@ from langchain_hfembed.errors import (
 from langchain_hfembed.http.access_token import FoundToken, describe, find_token, is_hugging_face
 from langchain_hfembed.http.failures import Kind, Refusal, read_failure
 from langchain_hfembed.http.gate import Gate
+from langchain_hfembed.http.replies import read_vectors
 from langchain_hfembed.http.retry import PassingFailure
-from langchain_hfembed.http.tei import EmbedOptions, json_body, read_vectors
+from langchain_hfembed.http.tei import EmbedOptions, json_body
 from langchain_hfembed.http.transport import HttpTransport
 
 if TYPE_CHECKING:

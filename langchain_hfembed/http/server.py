@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from langchain_hfembed.errors import EmbeddingError, InvalidResponseError
 from langchain_hfembed.http.failures import Refusal
+from langchain_hfembed.http.replies import read_ranks, read_sparse, read_vectors
 from langchain_hfembed.http.tei import (
     OPENAI,
     EmbedOptions,
@@ -15,9 +16,6 @@ from langchain_hfembed.http.tei import (
     embed_body,
     openai_body,
     read_info,
-    read_ranks,
-    read_sparse,
-    read_vectors,
     rerank_body,
     speaks_openai,
 )

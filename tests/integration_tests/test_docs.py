@@ -21,13 +21,24 @@ EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
-def hub_cache(xlmr_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """BAAI/bge-m3 in the Hub's cache, played by a small checkpoint of the same format."""
-    cache = tmp_path / "hub"
-    model, commit = cache / "models--BAAI--bge-m3", "0" * 40
-    shutil.copytree(xlmr_folder, model / "snapshots" / commit)
-    (model / "refs").mkdir()
-    (model / "refs" / "main").write_text(commit)
+def hub_cache(
+    xlmr_folder: Path,
+    splade_folder: Path,
+    colbert_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pages' models in the Hub's cache, played by small ones of the same formats."""
+    cache, commit = tmp_path / "hub", "0" * 40
+    for name, folder in (
+        ("BAAI/bge-m3", xlmr_folder),
+        ("ibm-granite/granite-embedding-30m-sparse", splade_folder),
+        ("lightonai/GTE-ModernColBERT-v1", colbert_folder),
+    ):
+        model = cache / f"models--{name.replace('/', '--')}"
+        shutil.copytree(folder, model / "snapshots" / commit)
+        (model / "refs").mkdir()
+        (model / "refs" / "main").write_text(commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
 
@@ -35,8 +46,12 @@ def hub_cache(xlmr_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def servers() -> Iterator[dict[str, str]]:
     """The servers that the pages speak to, played by doubles."""
-    with TEIServer() as embed, TEIServer(kind="reranker") as rerank:
-        yield {"http://localhost:8080": embed.url, "http://localhost:8081": rerank.url}
+    with TEIServer() as embed, TEIServer(kind="reranker") as rerank, TEIServer(kind="sparse") as sp:
+        yield {
+            "http://localhost:8080": embed.url,
+            "http://localhost:8081": rerank.url,
+            "http://localhost:8082": sp.url,
+        }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -370,6 +370,24 @@ def test_cutting_warns_once_with_count_and_limit(embeddings):
         ours.embed_query("the " * 600)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda ours, text: ours.embed_documents([text]),
+        lambda ours, text: ours.embed_query(text),
+        lambda ours, text: ours.encode_queries([text]),
+        lambda ours, text: list(ours.iter_encode_documents([text])),
+        lambda ours, text: ours.score(text, []),
+    ],
+)
+def test_the_warning_names_the_callers_file_whatever_was_called(embeddings, call):
+    ours = embeddings.model_copy(update={"max_length": 8, "query_max_length": 8})
+    ours._warned_of_truncation = False
+    with pytest.warns(UserWarning, match="longer than 8 tokens") as caught:
+        call(ours, "the " * 9)
+    assert caught[0].filename == __file__
+
+
 def test_a_text_of_just_the_limit_is_not_cut(embeddings):
     ours = BGEM3Embeddings(model=embeddings.model_name, max_length=8)
     with warnings.catch_warnings():

@@ -18,7 +18,8 @@ from langchain_hfembed.errors import (
 )
 from langchain_hfembed.http.batches import DEFAULT_BATCH_SIZE, BatchRun, Limits
 from langchain_hfembed.http.failures import Failure, Refusal
-from langchain_hfembed.http.tei import read_vectors, text_bytes
+from langchain_hfembed.http.replies import read_vectors
+from langchain_hfembed.http.tei import text_bytes
 
 # Cutting.
 

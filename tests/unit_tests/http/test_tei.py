@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_hfembed.errors import InvalidInputError, InvalidResponseError
+from langchain_hfembed.http.replies import read_ranks, read_vectors
 from langchain_hfembed.http.tei import (
     EmbedOptions,
     EndpointInfo,
@@ -18,8 +19,6 @@ from langchain_hfembed.http.tei import (
     openai_body,
     read_info,
     read_metrics,
-    read_ranks,
-    read_vectors,
     rerank_body,
     text_bytes,
 )

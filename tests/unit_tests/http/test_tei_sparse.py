@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_hfembed.errors import InvalidResponseError
-from langchain_hfembed.http.tei import EmbedOptions, embed_body, read_sparse
+from langchain_hfembed.http.replies import read_sparse
+from langchain_hfembed.http.tei import EmbedOptions, embed_body
 
 indices = st.integers(0, 2**31 - 1)
 weights = st.floats(2.0**-100, 2.0**100, width=32)
