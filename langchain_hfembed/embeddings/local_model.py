@@ -203,6 +203,7 @@ def load(kind: Kind, arguments: dict[str, Any]) -> SentenceTransformer:
             f'"sentence-transformers[{backend}]"'
         ) from error
 
+    from huggingface_hub.errors import HFValidationError
     from safetensors import SafetensorError
 
     name = arguments["model_name_or_path"]
@@ -232,7 +233,7 @@ def load(kind: Kind, arguments: dict[str, Any]) -> SentenceTransformer:
             raise CheckpointError(
                 f"the model in {folder} can't be loaded ({type(error).__name__}: {error})"
             ) from error
-        if not isinstance(error, OSError):
+        if not isinstance(error, (OSError, HFValidationError)):
             raise
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise ModelNotFoundError(
