@@ -24,11 +24,12 @@ demo: $(DEMO)  ## search a small corpus in English and Korean, offline
 test: $(DEV)  ## run all tests, offline; ARGS="-k name" for some
 	@HF_HUB_OFFLINE=1 $(BIN)/pytest $(ARGS)
 
-lint: $(DEV)  ## check style, types and the direction of imports
+lint: $(DEV)  ## check style, types, the direction of imports and the links of the docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(wildcard langchain_hfembed scripts benchmarks)
 	$(BIN)/lint-imports
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 format: $(DEV)  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .

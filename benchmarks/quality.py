@@ -130,8 +130,9 @@ def _print_table(collection: Collection, results: dict[str, dict[str, float]]) -
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("collections", nargs="+", type=Path, help="folders in BEIR's form")
-    parser.add_argument("--model", help="a model id or folder; the demo model if absent")
-    parser.add_argument("--dense", help="a Sentence Transformers model instead, dense alone")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", help="a model id or folder; the demo model if absent")
+    model.add_argument("--dense", help="a Sentence Transformers model instead, dense alone")
     parser.add_argument("--query-instruction", default="")
     parser.add_argument("--document-instruction", default="")
     parser.add_argument("--cache", type=Path, default=Path(".benchmarks"), help="for the indexes")

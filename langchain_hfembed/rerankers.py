@@ -29,7 +29,7 @@ class HuggingFaceEndpointReranker(EndpointClient, BaseDocumentCompressor):
     are retried. For LangChain's `ContextualCompressionRetriever`, among others.
 
     Example:
-        ```python no-run
+        ```py
         from langchain_hfembed import HuggingFaceEndpointReranker
 
         reranker = HuggingFaceEndpointReranker(endpoint_url="http://localhost:8080", top_n=3)
@@ -124,12 +124,11 @@ def _check(documents: Sequence[Document], query: str) -> None:
 class HybridReranker(BaseDocumentCompressor):
     """Orders the documents of any retriever by the views of an encoder, fused as in a store.
 
-    The documents of one call are encoded together, all views in one pass; nothing has to be
-    indexed. A thousand long documents take their time: give it the best 20 to 100 of a quick
-    retriever.
+    The documents of one call are encoded together, all views in one pass, some hundred pages at a
+    time; nothing has to be indexed. Give it the best 20 to 100 of a quick retriever.
 
     Example:
-        ```python no-run
+        ```py
         from langchain_hfembed import BGEM3Embeddings, HybridReranker
 
         reranker = HybridReranker(embedding=BGEM3Embeddings(), top_n=3)

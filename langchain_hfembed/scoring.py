@@ -159,7 +159,7 @@ def score(query: HybridEmbedding, documents: Iterable[HybridEmbedding]) -> Score
 
     Args:
         query: The query's views.
-        documents: The documents' views; of a stream, one document at a time is in memory.
+        documents: The documents' views; may be a stream, which is never held as a whole.
 
     Returns:
         Scores of shape `(n,)`, one for each document.

@@ -161,14 +161,23 @@ def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def encode_stream(
-    texts: Iterable[str], encode: Callable[[list[str]], list[HybridEmbedding]]
+    texts: Iterable[str],
+    encode: Callable[[list[str]], list[HybridEmbedding]],
+    check: Callable[[Iterable[str]], object] = check_texts,
 ) -> Iterator[HybridEmbedding]:
     """Encode a stream chunk by chunk; see `chunks`.
+
+    Args:
+        texts: If they are a list, all of them are checked before the first is encoded.
+        encode: Encodes some.
+        check: Raises if a text can't be encoded.
 
     Raises:
         EmbeddingError: If a chunk fails; `.indices` and `.completed` count from the start of the
             stream.
     """
+    if isinstance(texts, (list, tuple)):
+        check(texts)
     first = 0
     for chunk in chunks(texts):
         try:
@@ -180,6 +189,7 @@ def encode_stream(
                 error.args = (f"of the texts from number {first} on: {error}",)
             raise
         yield from embeddings
+        del embeddings  # else there are two chunks in memory while the next one is computed
         first += len(chunk)
 
 

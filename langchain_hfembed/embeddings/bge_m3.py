@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from tqdm.auto import tqdm
 
 from langchain_hfembed import scoring
-from langchain_hfembed.embeddings.base import check_texts, chunks, warn
+from langchain_hfembed.embeddings.base import check_texts, encode_stream, warn
 from langchain_hfembed.embeddings.checkpoint import (
     Checkpoint,
     Dtype,
@@ -186,12 +186,8 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
             InvalidInputError: If a text can't be encoded, once it is reached.
         """
         wanted = VIEWS if views is None else check_views(views)
-        first = 0
-        for chunk in chunks(texts):
-            yield from self._encode(
-                chunk, self.document_instruction, self.max_length, wanted, first
-            )
-            first += len(chunk)
+        instruction, maximum = self.document_instruction, self.max_length
+        return encode_stream(texts, lambda chunk: self._encode(chunk, instruction, maximum, wanted))
 
     def score(self, query: str, documents: Sequence[str]) -> scoring.Scores:
         """Score documents for a query, like FlagEmbedding's `compute_score` a pair at a time.
@@ -273,11 +269,8 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
         texts: list[str],
         instruction: str,
         maximum: int,
-        views: Iterable[View] | None,
-        first: int = 0,
+        wanted: tuple[View, ...],
     ) -> list[HybridEmbedding]:
-        """Encode texts, of which errors say that they are number `first` and on."""
-        wanted = VIEWS if views is None else check_views(views)
         if not texts:
             return []
         engine = self._engine()
@@ -294,12 +287,11 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
                 outputs = _outputs(engine, [token_ids[position] for position in batch], wanted)
                 if outputs is None and len(batch) == 1:
                     raise _failed(
-                        f"text {first + batch[0]} ({lengths[batch[0]]} tokens) does not fit into "
+                        f"text {batch[0]} ({lengths[batch[0]]} tokens) does not fit into "
                         f"the memory of {engine.device}. Lower max_length, take "
                         'dtype="float16" on a GPU, or device="cpu"',
-                        first + batch[0],
+                        batch[0],
                         results,
-                        first,
                     )
                 if outputs is None:  # what was too much stays too much for the rest of this call
                     max_tokens = len(batch) * lengths[batch[0]] // 2
@@ -310,9 +302,7 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
                     for position, output in zip(batch, outputs, strict=True):
                         results[position] = _embedding(output, token_ids[position], engine)
                 except ValueError as error:
-                    raise _failed(
-                        f"text {first + position}: {error}", first + position, results, first
-                    ) from error
+                    raise _failed(f"text {position}: {error}", position, results) from error
                 bar.update(len(batch))
         return [results[position] for position in range(len(texts))]
 
@@ -353,11 +343,9 @@ def _outputs(
     return None
 
 
-def _failed(
-    message: str, index: int, finished: dict[int, HybridEmbedding], first: int
-) -> EmbeddingError:
+def _failed(message: str, index: int, finished: dict[int, HybridEmbedding]) -> EmbeddingError:
     completed = {
-        first + position: _dense(embedding)
+        position: _dense(embedding)
         for position, embedding in finished.items()
         if embedding.dense is not None
     }

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import run_in_executor
 from langchain_core.runnables.config import ContextThreadPoolExecutor
 from typing_extensions import Self
 
 from langchain_hfembed.embeddings.base import HybridEncoder, check_texts, encode_stream
 from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
 from langchain_hfembed.embeddings.dense import DenseEncoder, as_encoder, without_cache
-from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings, is_url
+from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
+from langchain_hfembed.embeddings.endpoint_base import is_url
 from langchain_hfembed.embeddings.endpoint_sparse import HuggingFaceEndpointSparseEmbeddings
 from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
 from langchain_hfembed.embeddings.local_base import LocalBase
-from langchain_hfembed.embeddings.local_model import kind_of
 from langchain_hfembed.embeddings.local_multi_vector import HuggingFaceMultiVectorEmbeddings
 from langchain_hfembed.embeddings.local_sparse import HuggingFaceSparseEmbeddings
-from langchain_hfembed.embeddings.single_view import no_dense_view
+from langchain_hfembed.embeddings.model_kind import kind_of
+from langchain_hfembed.embeddings.single_view import SingleView, no_dense_view
 from langchain_hfembed.embeddings.sparse_adapters import SparseAdapters
-from langchain_hfembed.errors import InvalidInputError, InvalidResponseError
+from langchain_hfembed.errors import EmbeddingError, InvalidInputError, InvalidResponseError
 from langchain_hfembed.http.client import EndpointClient
 from langchain_hfembed.vectors import HybridEmbedding, PerView, View, check_views
 
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
     Model = SentenceTransformer | SparseEncoder | MultiVectorEncoder
     Part = str | os.PathLike[str] | Embeddings | HybridEncoder | Model
+
+
+_HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/.*)?")
 
 
 @dataclass(frozen=True)
@@ -63,14 +69,12 @@ class ComposedEncoder(Embeddings, SparseAdapters):
         sparse: A `SparseEncoder` (SPLADE), its name, or the URL of a TEI with `/embed_sparse`.
         multi_vector: A `MultiVectorEncoder` (ColBERT), or its name.
 
-    Attributes:
-        parts: The encoder of each view, None where it is absent.
-
     Raises:
         InvalidInputError: If there is no part at all, or one can't compute its view.
+        ValueError: If a name or a URL can't be one.
 
     Example:
-        ```python no-run
+        ```py
         from langchain_hfembed import ComposedEncoder, HuggingFaceEmbeddings, HybridVectorStore
 
         encoder = ComposedEncoder(
@@ -89,7 +93,7 @@ class ComposedEncoder(Embeddings, SparseAdapters):
         multi_vector: Part | None = None,
     ) -> None:
         given = PerView[Any](dense, sparse, multi_vector)
-        self.parts = PerView[HybridEncoder](
+        self._parts = PerView[HybridEncoder](
             **{view: _as_part(part, view) for view, part in given.present()}
         )
         if not self.views:
@@ -98,12 +102,12 @@ class ComposedEncoder(Embeddings, SparseAdapters):
     @property
     def views(self) -> tuple[View, ...]:
         """The views that have a part."""
-        return tuple(view for view, _ in self.parts.present())
+        return tuple(view for view, _ in self._parts.present())
 
     @property
     def model_name(self) -> str:
         """The names of the parts."""
-        return " + ".join(dict.fromkeys(part.model_name for _, part in self.parts.present()))
+        return " + ".join(dict.fromkeys(part.model_name for _, part in self._parts.present()))
 
     @property
     def model(self) -> str:
@@ -113,7 +117,10 @@ class ComposedEncoder(Embeddings, SparseAdapters):
     @property
     def fingerprint(self) -> str:
         """Differs with a part's own, or with which part has which view."""
-        parts = [(view, part.fingerprint) for view, part in self.parts.present()]
+        parts = [(view, part.fingerprint) for view, part in self._parts.present()]
+        whole = next(part for _, part in self._parts.present())
+        if whole.views == self.views and all(part is whole for _, part in self._parts.present()):
+            return whole.fingerprint  # it makes no difference that it is composed
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -143,39 +150,54 @@ class ComposedEncoder(Embeddings, SparseAdapters):
         Raises:
             InvalidInputError: If `texts` is no list of strings, one of them can't be encoded, or a
                 view is asked for that has no part.
-            EmbeddingError: If a part fails, once all have ended.
+            EmbeddingError: If a part fails, once those that were called have ended; the message
+                names its views, `.completed` has dense vectors of the dense part.
         """
-        return self._encode(check_texts(texts), self._wanted(views), is_query=False)
+        wanted = self._wanted(views)
+        return self._encode(self._check(texts, wanted), wanted, is_query=False)
 
     def encode_queries(
         self, texts: Sequence[str], views: Iterable[View] | None = None
     ) -> list[HybridEmbedding]:
         """The views of queries; see `encode_documents`."""
-        return self._encode(check_texts(texts), self._wanted(views), is_query=True)
+        wanted = self._wanted(views)
+        return self._encode(self._check(texts, wanted), wanted, is_query=True)
 
     def iter_encode_documents(
         self, texts: Iterable[str], views: Iterable[View] | None = None
     ) -> Iterator[HybridEmbedding]:
         """The views of documents as they come, at most 1,024 texts read ahead."""
         wanted = self._wanted(views)
-        return encode_stream(texts, lambda chunk: self._encode(chunk, wanted, is_query=False))
+        return encode_stream(
+            texts,
+            lambda chunk: self._encode(self._check(chunk, wanted), wanted, is_query=False),
+            lambda texts: self._check(texts, wanted),
+        )
 
     def tokenize(self, text: str, *, is_query: bool = False) -> list[str]:
         """The tokens of a text, one string a row of its multi-vector view; without it, none."""
-        part = self.parts.multi_vector
+        part = self._parts.multi_vector
         return [] if part is None else part.tokenize(text, is_query=is_query)
 
     def decode_token(self, token_id: int) -> str:
         """The token that an index of the sparse view stands for."""
-        part = self.parts.sparse
+        part = self._parts.sparse
         return str(token_id) if part is None else part.decode_token(token_id)
 
     def close(self) -> None:
         """Close the parts' connections and processes; a later call opens them again."""
-        for _, part in self.parts.present():
-            model = part.embeddings if isinstance(part, DenseEncoder) else part
+        for _, part in self._parts.present():
+            model = _model_of(part)
             if isinstance(model, (EndpointClient, LocalBase, ComposedEncoder)):
                 model.close()
+
+    async def aclose(self) -> None:
+        """Close the parts' connections and processes; a later call opens them again."""
+        await run_in_executor(None, self.close)
+
+    def __repr__(self) -> str:
+        parts = [f"{view}={part.model_name!r}" for view, part in self._parts.present()]
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def __enter__(self) -> Self:
         return self
@@ -183,14 +205,21 @@ class ComposedEncoder(Embeddings, SparseAdapters):
     def __exit__(self, *_error: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
     def _expect_sparse_calls(self) -> None:
-        if isinstance(part := self.parts.sparse, SparseAdapters):
-            part._expect_sparse_calls()
+        part = self._parts.sparse
+        if part is self._parts.dense and isinstance(part, SparseAdapters):
+            part._expect_sparse_calls()  # elsewhere nobody asks it for dense vectors, too
 
     def _dense_part(self) -> HybridEncoder:
-        if self.parts.dense is None:
+        if self._parts.dense is None:
             raise no_dense_view(self.model_name)
-        return self.parts.dense
+        return self._parts.dense
 
     def _wanted(self, views: Iterable[View] | None) -> tuple[View, ...]:
         wanted = self.views if views is None else check_views(views)
@@ -201,28 +230,42 @@ class ComposedEncoder(Embeddings, SparseAdapters):
             )
         return wanted
 
+    def _check(self, texts: Iterable[str], wanted: tuple[View, ...]) -> list[str]:
+        """What a part would refuse, before another one has worked for nothing."""
+        checked = check_texts(texts)
+        for view, part in self._parts.present():
+            if view in wanted and isinstance(part, SingleView):
+                part.check_texts(checked)
+        return checked
+
     def _encode(
         self, texts: list[str], wanted: tuple[View, ...], *, is_query: bool
     ) -> list[HybridEmbedding]:
         if not texts:
             return []
-        jobs = self._jobs(wanted)
 
-        def encode(job: _Job) -> list[HybridEmbedding]:
+        def run(job: _Job) -> _Outcome:
             part = job.part
-            embeddings = (part.encode_queries if is_query else part.encode_documents)(
-                texts, job.views
-            )
+            encode = part.encode_queries if is_query else part.encode_documents
+            try:
+                embeddings = encode(texts, job.views)
+            except EmbeddingError as error:
+                return error
             if len(embeddings) != len(texts):
-                raise InvalidResponseError(
+                return InvalidResponseError(
                     f"{part.model_name} returned {len(embeddings)} embeddings for {len(texts)} "
                     "texts"
                 )
             return embeddings
 
-        columns: dict[View, list[HybridEmbedding]] = {}
-        for job, embeddings in zip(jobs, _at_once(jobs, encode), strict=True):
-            columns.update(dict.fromkeys(job.views, embeddings))
+        outcomes = _at_once(self._jobs(wanted), run)
+        _raise_first(outcomes)
+        columns = {
+            view: embeddings
+            for job, embeddings in outcomes.items()
+            for view in job.views
+            if not isinstance(embeddings, EmbeddingError)
+        }
         return [
             HybridEmbedding(**{view: getattr(columns[view][i], view) for view in wanted})
             for i in range(len(texts))
@@ -231,11 +274,14 @@ class ComposedEncoder(Embeddings, SparseAdapters):
     def _jobs(self, wanted: tuple[View, ...]) -> list[_Job]:
         """The parts to call, each of them once."""
         jobs: dict[int, _Job] = {}
-        for view, part in self.parts.present():
+        for view, part in self._parts.present():
             if view in wanted:
                 known = jobs.get(id(part))
                 jobs[id(part)] = _Job(part, (*known.views, view) if known else (view,))
         return list(jobs.values())
+
+
+_Outcome = list[HybridEmbedding] | EmbeddingError
 
 
 @dataclass(frozen=True, eq=False)  # told apart as objects: few parts can be hashed
@@ -246,24 +292,51 @@ class _Job:
     views: tuple[View, ...]
 
 
-def _at_once(
-    jobs: list[_Job], encode: Callable[[_Job], list[HybridEmbedding]]
-) -> list[list[HybridEmbedding]]:
-    """The results of jobs: those elsewhere in threads, those here in turn, meanwhile."""
+def _at_once(jobs: list[_Job], run: Callable[[_Job], _Outcome]) -> dict[_Job, _Outcome]:
+    """What becomes of jobs: those elsewhere in threads, those here in turn, meanwhile."""
     elsewhere = [job for job in jobs if not _runs_here(job.part)]
-    if len(jobs) == 1 or not elsewhere:
-        return [encode(job) for job in jobs]
+    outcomes: dict[_Job, _Outcome] = {}
+    if jobs == elsewhere[:1]:  # no other one to wait for
+        return {job: run(job) for job in jobs}
     # Models here would only take each other's processor, and twice the memory.
-    with ContextThreadPoolExecutor(len(elsewhere)) as threads:
-        waiting = {job: threads.submit(encode, job) for job in elsewhere}
-        here = {job: encode(job) for job in jobs if job not in waiting}
-        return [waiting[job].result() if job in waiting else here[job] for job in jobs]
+    with ContextThreadPoolExecutor(max(1, len(elsewhere))) as threads:
+        waiting = {job: threads.submit(run, job) for job in elsewhere}
+        for job in jobs:
+            if job not in waiting:
+                outcomes[job] = run(job)
+                if isinstance(outcomes[job], EmbeddingError):
+                    break
+        return outcomes | {job: future.result() for job, future in waiting.items()}
+
+
+def _raise_first(outcomes: dict[_Job, _Outcome]) -> None:
+    """Raise the first error, with the dense vectors that there are, and no other's."""
+    errors = {job: each for job, each in outcomes.items() if isinstance(each, EmbeddingError)}
+    if not errors:
+        return
+    dense = next((each for job, each in outcomes.items() if "dense" in job.views), [])
+    completed = (
+        dense.completed
+        if isinstance(dense, EmbeddingError)
+        else {i: e.dense.tolist() for i, e in enumerate(dense) if e.dense is not None}
+    )
+    job, error = next(iter(errors.items()))
+    error.completed = completed
+    error.args = (f"{' and '.join(job.views)}: {error}",)
+    raise error
 
 
 def _runs_here(part: HybridEncoder) -> bool:
     """Whether a part is known to compute on this machine; embeddings of others may."""
-    model = without_cache(part.embeddings) if isinstance(part, DenseEncoder) else part
-    return isinstance(model, (LocalBase, BGEM3Embeddings, ComposedEncoder))
+    model = _model_of(part)
+    if isinstance(model, ComposedEncoder):
+        return all(_runs_here(inner) for _, inner in model._parts.present())
+    return isinstance(model, (LocalBase, BGEM3Embeddings))
+
+
+def _model_of(part: HybridEncoder) -> Any:
+    """What computes in the end, behind caches."""
+    return without_cache(part.embeddings) if isinstance(part, DenseEncoder) else part
 
 
 def _as_part(given: Any, view: View) -> HybridEncoder:
@@ -276,6 +349,8 @@ def _as_part(given: Any, view: View) -> HybridEncoder:
     made: Any = given
     if isinstance(given, (str, os.PathLike)):
         name = os.fspath(given)
+        if ("://" in name and not is_url(name)) or _HOST_AND_PORT.fullmatch(name):
+            raise InvalidInputError(f"{view}={name!r}: a URL starts with http:// or https://")
         if not is_url(name):
             made = maker.local(model_name=name)
         elif maker.endpoint is not None:
@@ -283,15 +358,21 @@ def _as_part(given: Any, view: View) -> HybridEncoder:
         else:
             raise InvalidInputError(
                 f"{view}={name!r}: no server is known that gives this view. Pass the name of a "
-                f"{maker.local.kind}, which runs here"
+                f"{maker.local._kind}, which runs here"
             )
     elif kind := kind_of(given):
-        if kind != maker.local.kind:
-            raise InvalidInputError(f"{view}= takes a {maker.local.kind}, not a {kind}")
+        if kind != maker.local._kind:
+            raise InvalidInputError(f"{view}= takes a {maker.local._kind}, not a {kind}")
         made = maker.local(client=given)
+    elif isinstance(given, type) or not hasattr(given, "embed_documents"):
+        raise InvalidInputError(
+            f"{view}={given!r} can't be a part: pass an encoder, LangChain Embeddings, a loaded "
+            f"{maker.local._kind}, or the name of one"
+        )
     part = as_encoder(made)
     if view not in part.views:
         raise InvalidInputError(
-            f"{view}={given!r} has no {view} view, only {' and '.join(part.views)}"
+            f"{view}={part.model_name!r} ({type(given).__name__}) has no {view} view, only "
+            f"{' and '.join(part.views)}"
         )
     return part

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import cast
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
-from langchain_hfembed.embeddings.base import HybridEncoder
-from langchain_hfembed.embeddings.single_view import SingleView
+from langchain_hfembed.embeddings.base import HybridEncoder, check_not_empty
+from langchain_hfembed.embeddings.single_view import SingleView, usable
 from langchain_hfembed.errors import InvalidInputError, InvalidResponseError
+from langchain_hfembed.http.client import EndpointClient
 from langchain_hfembed.vectors import HybridEmbedding
 
 
@@ -48,9 +50,17 @@ class DenseEncoder(SingleView):
         self.model_name = next(
             (name for name in named if isinstance(name, str)), type(model).__name__
         )
-        identity = f"{type(model).__module__}.{type(model).__qualname__}:{self.model_name}"
-        known = getattr(model, "fingerprint", None)  # of HuggingFaceEmbeddings, for one
-        self.fingerprint: str = known or hashlib.sha256(identity.encode()).hexdigest()[:32]
+        self._model = model
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's own, where it has one; else it differs with its class and name."""
+        known = getattr(self._model, "fingerprint", None)  # of HuggingFaceEmbeddings, for one
+        if isinstance(known, str):
+            return known
+        cls = type(self._model)
+        identity = f"{cls.__module__}.{cls.__qualname__}:{self.model_name}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Pass the texts on."""
@@ -59,6 +69,13 @@ class DenseEncoder(SingleView):
     def embed_query(self, text: str) -> list[float]:
         """Pass the text on."""
         return self.embeddings.embed_query(text)
+
+    def check_texts(self, texts: Iterable[str]) -> list[str]:
+        """The texts as a list; servers refuse empty ones, too."""
+        checked = super().check_texts(texts)
+        if isinstance(self._model, EndpointClient):
+            check_not_empty(checked)
+        return checked
 
     def _encode(self, texts: list[str], *, is_query: bool) -> list[HybridEmbedding]:
         if is_query:
@@ -69,16 +86,12 @@ class DenseEncoder(SingleView):
             raise InvalidResponseError(
                 f"{self.model_name} returned {len(vectors)} vectors for {len(texts)} texts"
             )
-        return [self._embedding(vector, position) for position, vector in enumerate(vectors)]
+        what = f"the vectors of {self.model_name}"
+        return usable(vectors, _embedding, what, InvalidResponseError)
 
-    def _embedding(self, vector: object, position: int) -> HybridEmbedding:
-        try:
-            return HybridEmbedding(dense=np.asarray(vector, np.float32))
-        except (TypeError, ValueError) as error:
-            raise InvalidResponseError(
-                f"{self.model_name} returned no vector for text {position}: {error}",
-                indices=[position],
-            ) from error
+
+def _embedding(vector: object) -> HybridEmbedding:
+    return HybridEmbedding(dense=np.asarray(vector, np.float32))
 
 
 def without_cache(embeddings: Embeddings) -> Embeddings:

@@ -13,9 +13,9 @@ from typing_extensions import Self
 
 from langchain_hfembed.embeddings.base import check_not_empty, check_texts, warn
 from langchain_hfembed.embeddings.credentials import Credentials, read_credentials
-from langchain_hfembed.embeddings.prompts import EndpointPrompts
+from langchain_hfembed.embeddings.endpoint_base import EndpointEncoder, is_url
 from langchain_hfembed.http import background
-from langchain_hfembed.http.client import EndpointClient, checked_url
+from langchain_hfembed.http.client import checked_url
 from langchain_hfembed.http.endpoint import EndpointSettings
 from langchain_hfembed.http.report import EndpointReport, examine
 from langchain_hfembed.http.tei import EmbedOptions, speaks_openai
@@ -35,7 +35,7 @@ _MODEL_KWARGS = {
 }
 
 
-class HuggingFaceEndpointEmbeddings(EndpointClient, EndpointPrompts, Embeddings):
+class HuggingFaceEndpointEmbeddings(EndpointEncoder, Embeddings):
     """Dense embeddings from Inference Providers, a dedicated Inference Endpoint, or TEI.
 
     Texts are sent in batches, several at a time, within the limits that the server names and those
@@ -43,7 +43,7 @@ class HuggingFaceEndpointEmbeddings(EndpointClient, EndpointPrompts, Embeddings)
     finite vector a text, all of one dimension.
 
     Example:
-        ```python no-run
+        ```py
         from langchain_hfembed import HuggingFaceEndpointEmbeddings
 
         embeddings = HuggingFaceEndpointEmbeddings(endpoint_url="http://localhost:8080")
@@ -87,7 +87,6 @@ class HuggingFaceEndpointEmbeddings(EndpointClient, EndpointPrompts, Embeddings)
         ValueError: If arguments contradict each other, or a URL or token can't be one.
     """
 
-    model: str | None = None
     repo_id: str | None = None
     provider: str | None = None
     bill_to: str | None = None
@@ -241,6 +240,9 @@ class HuggingFaceEndpointEmbeddings(EndpointClient, EndpointPrompts, Embeddings)
             prompt_name=self._prompt_name(is_query=is_query),
         )
 
+    def _changes_vectors(self) -> tuple[Any, ...]:
+        return self.dimensions, self.normalize
+
     def _can_truncate(self) -> bool:
         """Whether texts can be cut on request; OpenAI's format has no such option."""
         if self.url is None:
@@ -270,11 +272,6 @@ class HuggingFaceEndpointEmbeddings(EndpointClient, EndpointPrompts, Embeddings)
             self._options(is_query=is_query),
             show_progress=self.show_progress and not is_query,
         )
-
-
-def is_url(name: str) -> bool:
-    """Whether a model's name is a server's URL."""
-    return name.startswith(("http://", "https://"))
 
 
 def _estimated_tokens(text: str) -> float:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
-from typing_extensions import Self
-
 from langchain_hfembed.embeddings.base import check_not_empty
-from langchain_hfembed.embeddings.prompts import EndpointPrompts
+from langchain_hfembed.embeddings.endpoint_base import EndpointEncoder
 from langchain_hfembed.embeddings.single_view import SingleView
 from langchain_hfembed.embeddings.sparse_adapters import SparseAdapters
 from langchain_hfembed.http import background
-from langchain_hfembed.http.client import EndpointClient
-from langchain_hfembed.http.endpoint import Endpoint, EndpointSettings
+from langchain_hfembed.http.endpoint import EndpointSettings
 from langchain_hfembed.http.tei import EMBED_SPARSE, EmbedOptions
 from langchain_hfembed.vectors import HybridEmbedding, SparseVector, View
 
 
-class HuggingFaceEndpointSparseEmbeddings(
-    EndpointClient, EndpointPrompts, SingleView, SparseAdapters
+class HuggingFaceEndpointSparseEmbeddings(  # type: ignore[override]  # its name is a property
+    EndpointEncoder, SingleView, SparseAdapters
 ):
     """Sparse vectors from a SPLADE model behind TEI's `/embed_sparse`.
 
@@ -30,7 +26,7 @@ class HuggingFaceEndpointSparseEmbeddings(
     `HybridVectorStore`, alone or beside the views of other models.
 
     Example:
-        ```python no-run
+        ```py
         from langchain_hfembed import HuggingFaceEndpointSparseEmbeddings, HybridVectorStore
 
         splade = HuggingFaceEndpointSparseEmbeddings(endpoint_url="http://localhost:8080")
@@ -41,8 +37,8 @@ class HuggingFaceEndpointSparseEmbeddings(
     Attributes:
         endpoint_url: A TEI that serves a SPLADE model. A URL with a path is used as it is; a bare
             host gets `/embed_sparse`.
-        model_name: The model that is there; `model` is another name. If absent, messages name the
-            URL, and `fingerprint` asks the server.
+        model: The model that is there. If absent, messages name the URL, and an index asks the
+            server for its name.
         truncate: Cut texts that are too long, instead of refusing them; None for the server's
             default.
         truncation_direction: Which end is cut off; None for the server's default.
@@ -70,35 +66,17 @@ class HuggingFaceEndpointSparseEmbeddings(
     view: ClassVar[View] = "sparse"
 
     endpoint_url: str
-    model_name: str = Field(default="", alias="model")
     truncate: bool | None = None
     truncation_direction: Literal["left", "right"] | None = None
     show_progress: bool = False
 
-    @model_validator(mode="after")
-    def _name_model(self) -> Self:
-        self.model_name = self.model_name or self.endpoint_url
-        return self
-
-    @property
-    def fingerprint(self) -> str:
-        """Differs with the model, or with what is put in front of documents.
-
-        The model is `model_name`, or else what `/info` says, whatever the URL. Without `/info`, or
-        where that names a folder, it is the URL: give `model_name` if it may move.
-
-        Raises:
-            EmbeddingError: If the server is to be asked, and can't be reached.
-        """
-        if self.model_name == self.endpoint_url:
-            model = background.run(self._ask(_served_model))
-        else:
-            model = self.model_name
-        identity = (model, self.document_prompt or "", self.document_prompt_name)
-        return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
+    def check_texts(self, texts: Iterable[str]) -> list[str]:
+        """The texts as a list; servers refuse empty ones, too."""
+        checked = super().check_texts(texts)
+        check_not_empty(checked)
+        return checked
 
     def _encode(self, texts: list[str], *, is_query: bool) -> list[HybridEmbedding]:
-        check_not_empty(texts)
         vectors = background.run(self._weigh(texts, is_query=is_query))
         return [HybridEmbedding(sparse=vector) for vector in vectors]
 
@@ -116,12 +94,3 @@ class HuggingFaceEndpointSparseEmbeddings(
 
     def _settings(self) -> EndpointSettings:
         return replace(super()._settings(), tei_path=EMBED_SPARSE)
-
-
-async def _served_model(endpoint: Endpoint) -> str:
-    """What the server calls its model, or where it is."""
-    info = await endpoint.info()
-    # A folder is no name: on Inference Endpoints every model lies in /repository.
-    if info is None or info.model_id.startswith("/"):
-        return endpoint.where
-    return info.model_id

@@ -66,7 +66,8 @@ def endpoint_from_env(
     Raises:
         InvalidInputError: If there is neither a URL nor a model.
     """
-    from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings, is_url
+    from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
+    from langchain_hfembed.embeddings.endpoint_base import is_url
 
     env_url = env.get("HF_ENDPOINT_URL", "").strip() or None
     url, model = env_url, env.get("HF_MODEL_ID", "").strip() or None

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from langchain_hfembed.embeddings.base import check_texts
 from langchain_hfembed.embeddings.local_base import LocalBase, Side
-from langchain_hfembed.embeddings.local_model import Kind
+from langchain_hfembed.embeddings.model_kind import Kind
 from langchain_hfembed.errors import EmbeddingError
 
 # Not int8 and uint8: Sentence Transformers scales these by the smallest and largest value of each
@@ -64,8 +64,8 @@ class HuggingFaceEmbeddings(LocalBase, Embeddings):
         ValueError: If arguments contradict each other.
     """
 
-    kind: ClassVar[Kind] = "SentenceTransformer"
-    forced: ClassVar[dict[str, Any]] = {"convert_to_numpy": True, "convert_to_tensor": False}
+    _kind: ClassVar[Kind] = "SentenceTransformer"
+    _forced: ClassVar[dict[str, Any]] = {"convert_to_numpy": True, "convert_to_tensor": False}
 
     model_name: str = Field(default="sentence-transformers/all-mpnet-base-v2", alias="model")
     truncate_dim: int | None = Field(default=None, ge=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import (
@@ -19,7 +20,8 @@ from pydantic import (
 from typing_extensions import Self
 
 from langchain_hfembed.embeddings.base import warn
-from langchain_hfembed.embeddings.local_model import Kind, LocalModel, Pool, kind_of, load
+from langchain_hfembed.embeddings.local_model import LocalModel, Pool, load
+from langchain_hfembed.embeddings.model_kind import Kind, kind_of
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.loading import Loaded
 
@@ -32,7 +34,17 @@ Backend = Literal["torch", "onnx", "openvino"]
 _PROMPTS = ("prompt", "prompt_name")
 _TOKENS = ("token", "use_auth_token")
 _NOT_YOURS = {"inputs", "sentences", "kwargs", "pool"}
-_WITHOUT_EFFECT = {"batch_size", "show_progress_bar", "device", "chunk_size"}
+# On the vectors of documents.
+_WITHOUT_EFFECT = {
+    *("batch_size", "show_progress_bar", "chunk_size"),
+    *("device", "cache_folder", "local_files_only", "trust_remote_code", "model_card_data"),
+    *("backend", "similarity_fn_name", "model_kwargs"),  # the last one has the precision
+}
+# sentence-transformers takes the first of these prompts that a model has.
+_SIDE_PROMPTS: dict[str, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
 
 
 class LocalBase(BaseModel):
@@ -69,8 +81,8 @@ class LocalBase(BaseModel):
         hide_input_in_errors=True,  # model_kwargs may hold a token
     )
 
-    kind: ClassVar[Kind]
-    forced: ClassVar[dict[str, Any]]
+    _kind: ClassVar[Kind]
+    _forced: ClassVar[dict[str, Any]]
 
     model_name: str = Field(default="", alias="model")
     client: Any = Field(default=None, exclude=True, repr=False)
@@ -122,10 +134,10 @@ class LocalBase(BaseModel):
     def _check_client(self) -> Self:
         if self.client is None:
             if not self.model_name:
-                raise ValueError(f"model_name is missing: the name or folder of a {self.kind}")
+                raise ValueError(f"model_name is missing: the name or folder of a {self._kind}")
             return self
-        if kind_of(self.client) != self.kind:
-            raise ValueError(f"client is {type(self.client).__name__}, not a {self.kind}")
+        if kind_of(self.client) != self._kind:
+            raise ValueError(f"client is {type(self.client).__name__}, not a {self._kind}")
         if "model_name" not in self.model_fields_set:
             name = getattr(self.client.transformers_model, "name_or_path", None)
             if not name:  # the default's name would mix up the caches of two models
@@ -151,21 +163,26 @@ class LocalBase(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Differs with the model's name and with what changes the vectors of documents.
+        """Differs with the model's name and with arguments that change the vectors of documents.
 
-        Not with the weights: their folder would have to be read.
+        Not with the weights, whose folder would have to be read; nor with what was set on a
+        `client`.
         """
-        kwargs = {
-            name: value
-            for name, value in self._layered("document").items()
-            if name not in _WITHOUT_EFFECT
-        }
+        encoding = self._layered("document")
+        loading = dict(self.model_kwargs)
+        prompts = loading.pop("prompts", None) or {}
+        folder = Path(self.model_name).expanduser()
         settings = (
-            self.kind,
-            self.model_name,
-            self.model_kwargs.get("revision"),
-            self.model_kwargs.get("prompts"),
-            sorted(kwargs.items()),
+            self._kind,
+            str(folder.resolve()) if folder.is_dir() else self.model_name,
+            sorted((name, text) for name, text in prompts.items() if name != "query"),
+            [
+                sorted((k, v) for k, v in kwargs.items() if k not in ignored)
+                for kwargs, ignored in (
+                    (loading, {*_WITHOUT_EFFECT, *_TOKENS}),
+                    (encoding, {*_WITHOUT_EFFECT, *self._forced}),
+                )
+            ],
         )
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:32]
 
@@ -175,16 +192,17 @@ class LocalBase(BaseModel):
         Args:
             texts: At least one.
             side: What they are.
-            forced: Arguments of `encode` that nobody can change; None for the class's own.
+            forced: Arguments of `encode` that nobody can change; None for the class's own. With
+                others, nothing goes to the processes of `multi_process`.
         """
         local = self._local_model()
-        kwargs = self._arguments(local.model, side) | (self.forced if forced is None else forced)
+        kwargs = self._arguments(local.model, side) | (self._forced if forced is None else forced)
         # A task of the caller's own goes to encode(): the other two set theirs.
         method = "encode" if "task" in kwargs else f"encode_{side}"
-        if self.multi_process and side == "document":
+        if self.multi_process and side == "document" and forced is None:
             output, widest = self._pool(local.model).encode(method, texts, kwargs), None
         else:
-            output, widest = local.encode(method, texts, kwargs)
+            output, widest = local.encode(method, texts, kwargs, side)
         self._warn_of_truncation(local, texts, side, kwargs, widest)
         return output
 
@@ -193,7 +211,10 @@ class LocalBase(BaseModel):
         tokenizer = self._local_model().model.tokenizer
         names = tokenizer.convert_ids_to_tokens(token_ids)
         texts = [tokenizer.decode([token_id]) for token_id in token_ids]
-        return [t if t.strip() else str(name) for t, name in zip(texts, names, strict=True)]
+        return [
+            text if text.strip() else str(name or token_id)  # an id may lie beyond the vocabulary
+            for text, name, token_id in zip(texts, names, token_ids, strict=True)
+        ]
 
     def _local_model(self) -> LocalModel:
         arguments = {
@@ -205,7 +226,7 @@ class LocalBase(BaseModel):
         settings = repr(arguments) if self.client is None else id(self.client)
         return self._models.get(
             settings,
-            lambda: LocalModel(load(self.kind, arguments) if self.client is None else self.client),
+            lambda: LocalModel(load(self._kind, arguments) if self.client is None else self.client),
         )
 
     def _pool(self, model: SentenceTransformer) -> Pool:
@@ -283,4 +304,6 @@ def _prompt(model: SentenceTransformer, kwargs: dict[str, Any], side: str) -> st
     """What encode() puts in front of each text."""
     if kwargs.get("prompt") is not None:
         return str(kwargs["prompt"])
-    return model.prompts.get(kwargs.get("prompt_name") or side) or ""
+    name = kwargs.get("prompt_name")
+    names = (name,) if name is not None else _SIDE_PROMPTS[side]
+    return next((model.prompts[name] for name in names if name in model.prompts), "") or ""

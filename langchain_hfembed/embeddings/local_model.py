@@ -7,17 +7,16 @@ import importlib
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from langchain_hfembed.embeddings.model_kind import Kind, require_kind
 from langchain_hfembed.errors import CheckpointError, InvalidInputError, ModelNotFoundError
 from langchain_hfembed.loading import Loaded
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-Kind = Literal["SentenceTransformer", "SparseEncoder", "MultiVectorEncoder"]
 
 _BACKEND_MODULES: dict[str, tuple[str, ...]] = {
     "torch": (),
@@ -28,7 +27,7 @@ _COUNTED_AT_ONCE = 1024
 
 
 class LocalModel:
-    """A loaded model, and a second tokenizer to count with.
+    """A loaded model, with a tokenizer for each side, and one to count with.
 
     Args:
         model: The model.
@@ -36,6 +35,9 @@ class LocalModel:
 
     def __init__(self, model: SentenceTransformer) -> None:
         self.model = model
+        self._for_queries = model
+        if self.max_tokens("query") != self.max_tokens("document"):
+            self._for_queries = _with_own_tokenizer(model)
         # transformers sets truncation and padding on the tokenizer with its first text. Here one
         # thread does it; later, tokenizers before 0.23 raise "Already borrowed" if others use it.
         # Its name was tokenize() once.
@@ -58,7 +60,7 @@ class LocalModel:
         return int(limit) if limit is not None and limit < 10**9 else None
 
     def encode(
-        self, method: str, texts: list[str], kwargs: dict[str, Any]
+        self, method: str, texts: list[str], kwargs: dict[str, Any], side: str
     ) -> tuple[Any, int | None]:
         """The output, and the tokens of the widest batch; None if no batch was seen.
 
@@ -68,7 +70,8 @@ class LocalModel:
         widest = _Widest()
         hook = self.model[0].register_forward_pre_hook(widest)
         try:
-            return getattr(self.model, method)(texts, **kwargs), widest.tokens
+            model = self._for_queries if side == "query" else self.model
+            return getattr(model, method)(texts, **kwargs), widest.tokens
         finally:
             hook.remove()
 
@@ -95,6 +98,22 @@ class LocalModel:
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer([""], truncation=False, padding=False)
         return tokenizer
+
+
+def _with_own_tokenizer(model: SentenceTransformer) -> SentenceTransformer:
+    """The same weights, with a copy of the tokenizer.
+
+    ColBERT cuts and pads queries at another length than documents, and transformers sets that on
+    the tokenizer at each call: with one for both, a thread's query cuts other threads' documents.
+    """
+    name = next(iter(model._modules))
+    first = copy.copy(model[0])
+    for attribute in ("processor", "tokenizer"):
+        if attribute in vars(first):
+            vars(first)[attribute] = copy.deepcopy(vars(first)[attribute])
+    twin = copy.copy(model)
+    twin._modules = {**model._modules, name: first}
+    return twin
 
 
 class _Widest:
@@ -150,14 +169,6 @@ class Pool:
             self._model.to(self._home)  # starting has moved it to the CPU
 
 
-def kind_of(model: object) -> Kind | None:
-    """The kind of a model of Sentence Transformers; None if it is none."""
-    # Not isinstance(): before 6.0 a SparseEncoder is a SentenceTransformer, too. And so nothing is
-    # imported here.
-    kinds: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
-    return next((kinds[c.__name__] for c in type(model).__mro__ if c.__name__ in kinds), None)
-
-
 def model_class(kind: Kind) -> type[SentenceTransformer]:
     """A class of Sentence Transformers by its name.
 
@@ -189,7 +200,7 @@ def load(kind: Kind, arguments: dict[str, Any]) -> SentenceTransformer:
     Raises:
         ImportError: If a package is missing; it says which to install.
         ModelNotFoundError: If the model is neither here nor on the Hub.
-        CheckpointError: If the model's folder is damaged.
+        CheckpointError: If the model's folder is damaged, or the model is of another kind.
         InvalidInputError: If the class knows no such argument.
     """
     make = model_class(kind)
@@ -219,8 +230,9 @@ def load(kind: Kind, arguments: dict[str, Any]) -> SentenceTransformer:
         for key, value in arguments.items()
     }
     arguments["model_name_or_path"] = str(folder) if is_folder else name
+
     try:
-        return make(**arguments)
+        return _make(make, kind, arguments, is_folder=is_folder)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
@@ -242,3 +254,20 @@ def load(kind: Kind, arguments: dict[str, Any]) -> SentenceTransformer:
             'private model needs HF_TOKEN or model_kwargs={"token": ...}); without one, copy the '
             "model's folder here and pass its path as model_name"
         ) from error
+
+
+def _make(
+    make: type[SentenceTransformer], kind: Kind, arguments: dict[str, Any], *, is_folder: bool
+) -> SentenceTransformer:
+    """The model, once it is sure that it is of this kind; of a Hub's, the files come with it."""
+
+    def check() -> None:
+        name, folder = arguments["model_name_or_path"], arguments.get("cache_folder")
+        require_kind(kind, name, cache_folder=folder, revision=arguments.get("revision"))
+
+    if is_folder:
+        check()
+    model = make(**arguments)
+    if not is_folder:
+        check()
+    return model

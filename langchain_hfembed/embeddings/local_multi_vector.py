@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 from langchain_hfembed.embeddings.base import check_texts
 from langchain_hfembed.embeddings.local_base import LocalBase
-from langchain_hfembed.embeddings.local_model import Kind
-from langchain_hfembed.embeddings.single_view import SingleView
-from langchain_hfembed.errors import EmbeddingError
+from langchain_hfembed.embeddings.model_kind import Kind
+from langchain_hfembed.embeddings.single_view import SingleView, usable
 from langchain_hfembed.vectors import HybridEmbedding, View
 
 
@@ -19,7 +18,7 @@ class HuggingFaceMultiVectorEmbeddings(LocalBase, SingleView):
     the punctuation that is left out are the model's own.
 
     Example:
-        ```python no-run
+        ```py
         from langchain_hfembed import HuggingFaceMultiVectorEmbeddings
 
         colbert = HuggingFaceMultiVectorEmbeddings(model_name="lightonai/GTE-ModernColBERT-v1")
@@ -40,8 +39,8 @@ class HuggingFaceMultiVectorEmbeddings(LocalBase, SingleView):
     """
 
     view: ClassVar[View] = "multi_vector"
-    kind: ClassVar[Kind] = "MultiVectorEncoder"
-    forced: ClassVar[dict[str, Any]] = {"convert_to_numpy": True}
+    _kind: ClassVar[Kind] = "MultiVectorEncoder"
+    _forced: ClassVar[dict[str, Any]] = {"convert_to_numpy": True}
 
     def tokenize(self, text: str, *, is_query: bool = False) -> list[str]:
         """The tokens of a text, one string a row of its multi-vector view.
@@ -63,14 +62,5 @@ class HuggingFaceMultiVectorEmbeddings(LocalBase, SingleView):
 
     def _encode(self, texts: list[str], *, is_query: bool) -> list[HybridEmbedding]:
         rows = self._run(texts, "query" if is_query else "document")
-        return [self._embedding(row, position) for position, row in enumerate(rows)]
-
-    def _embedding(self, row: Any, position: int) -> HybridEmbedding:
-        try:
-            return HybridEmbedding(multi_vector=row)
-        except ValueError as error:
-            raise EmbeddingError(
-                f"{self.model_name} gave text {position} no token vectors that can be used: "
-                f"{error}",
-                indices=[position],
-            ) from error
+        what = f"the token vectors of {self.model_name}"
+        return usable(rows, lambda row: HybridEmbedding(multi_vector=row), what)

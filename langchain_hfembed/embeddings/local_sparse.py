@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from langchain_hfembed.embeddings.local_base import LocalBase
-from langchain_hfembed.embeddings.local_model import Kind
-from langchain_hfembed.embeddings.single_view import SingleView
+from langchain_hfembed.embeddings.model_kind import Kind
+from langchain_hfembed.embeddings.single_view import SingleView, usable
 from langchain_hfembed.embeddings.sparse_adapters import SparseAdapters
-from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.vectors import HybridEmbedding, SparseVector, View
 
 
@@ -22,7 +21,7 @@ class HuggingFaceSparseEmbeddings(LocalBase, SingleView, SparseAdapters):
     no inference for queries take none.
 
     Example:
-        ```python no-run
+        ```py
         from langchain_hfembed import HuggingFaceSparseEmbeddings
 
         sparse = HuggingFaceSparseEmbeddings(model_name="naver/splade-v3")
@@ -43,8 +42,8 @@ class HuggingFaceSparseEmbeddings(LocalBase, SingleView, SparseAdapters):
     """
 
     view: ClassVar[View] = "sparse"
-    kind: ClassVar[Kind] = "SparseEncoder"
-    forced: ClassVar[dict[str, Any]] = {
+    _kind: ClassVar[Kind] = "SparseEncoder"
+    _forced: ClassVar[dict[str, Any]] = {
         "convert_to_tensor": False,
         "convert_to_sparse_tensor": True,
         "save_to_cpu": True,
@@ -61,18 +60,12 @@ class HuggingFaceSparseEmbeddings(LocalBase, SingleView, SparseAdapters):
 
     def _encode(self, texts: list[str], *, is_query: bool) -> list[HybridEmbedding]:
         rows = self._run(texts, "query" if is_query else "document")
-        return [self._embedding(row, position) for position, row in enumerate(rows)]
+        return usable(rows, _embedding, f"the weights of {self.model_name}")
 
-    def _embedding(self, row: Any, position: int) -> HybridEmbedding:
-        row = row.coalesce()
-        indices = row.indices()[0].numpy()
-        values = row.values().float().numpy()
-        kept = ~(values <= 0)  # not `values > 0`: NaN must come to light
-        try:
-            return HybridEmbedding(sparse=SparseVector(indices[kept], values[kept]))
-        except ValueError as error:
-            raise EmbeddingError(
-                f"{self.model_name} gave text {position} a weight that is no number ({error}). In "
-                "half precision, try float32; else its weights are damaged",
-                indices=[position],
-            ) from error
+
+def _embedding(row: Any) -> HybridEmbedding:
+    row = row.coalesce()
+    indices = row.indices()[0].numpy()
+    values = row.values().float().numpy()
+    kept = ~(values <= 0)  # not `values > 0`: NaN must come to light
+    return HybridEmbedding(sparse=SparseVector(indices[kept], values[kept]))

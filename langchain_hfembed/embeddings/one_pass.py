@@ -7,14 +7,17 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
+from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.vectors import HybridEmbedding, View
 
 Side = Literal["document", "query"]
 
 _OTHER_VIEW: dict[View, View] = {"dense": "sparse", "sparse": "dense"}
 # Calls whose other view is kept. As many queries as there may be threads that search at once;
-# documents come in large batches, one after the other.
+# documents come in large batches, one after the other, of which the newest is kept whatever its
+# size, as Milvus sends everything at once.
 _KEPT: dict[Side, int] = {"document": 4, "query": 64}
+_KEPT_TEXTS = 4096
 
 
 class OnePass:
@@ -67,10 +70,18 @@ class OnePass:
         kept = self._take(side, (asked, key))
         if kept is not None:
             return kept
-        both = encode(("dense", "sparse"))
+        try:
+            both = encode(("dense", "sparse"))
+        except EmbeddingError as error:
+            if asked == "sparse":
+                error.completed = {}  # nobody asked for these
+            raise
         left = [_only(other, embedding) for embedding in both]
         with self._lock:
-            self._left[side].append(((other, key), left))
+            kept_calls = self._left[side]
+            kept_calls.append(((other, key), left))
+            while len(kept_calls) > 1 and sum(len(e) for _, e in kept_calls) > _KEPT_TEXTS:
+                kept_calls.popleft()
         return [_only(asked, embedding) for embedding in both]
 
     def _take(self, side: Side, key: Hashable) -> list[HybridEmbedding] | None:

@@ -29,7 +29,7 @@ def require_model(properties: Mapping[str, str], model: IndexModel, path: str) -
         return
     stored, views = properties["model_name"], ", ".join(model.views)
     if properties["fingerprint"] and properties["fingerprint"] != model.fingerprint:
-        others = "other weights or another document_instruction" if stored == model.name else ""
+        others = "other weights or other settings for documents" if stored == model.name else ""
         raise IndexMismatchError(
             f"the index {path} was made by the model {stored!r}, this is {model.name!r}"
             f"{f' with {others}' if others else ''}; their vectors can't be compared. Open it with "

@@ -162,7 +162,7 @@ def test_local_and_remote_parts_make_one_store() -> None:
 
 
 def test_embeddings_of_other_packages_are_a_dense_part(make: Make) -> None:
-    sparse = make("three").parts.sparse
+    sparse = make("sparse")
     store = HybridVectorStore(
         ComposedEncoder(dense=DeterministicFakeEmbedding(size=8), sparse=sparse)
     )

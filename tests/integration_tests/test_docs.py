@@ -16,7 +16,7 @@ from tests.tei_server import TEIServer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Indented ones too, which stand in lists; "python no-run" says why in the text around it.
+# Indented ones too, which stand in lists; "py" is not run, and the text around it says why.
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -363,10 +363,21 @@ def test_the_fingerprint_is_that_of_the_servers_model_wherever_it_is(
 
 
 def test_a_model_that_is_named_is_not_asked_for(make: Make, server: TEIServer) -> None:
-    encoder = make(model_name="org/splade")
+    encoder = make(model="org/splade")
     assert encoder.model_name == "org/splade"
     assert encoder.fingerprint == make(model="org/splade", endpoint_url="http://x").fingerprint
     assert not server.record
+
+
+def test_a_copy_for_another_url_asks_there(make: Make) -> None:
+    with TEIServer(kind="sparse", model_id="org/other") as other:
+        moved = make().model_copy(update={"endpoint_url": other.url})
+        assert moved.model_name == other.url
+        assert moved.fingerprint == make(model="org/other").fingerprint
+
+
+def test_what_follows_a_urls_path_is_in_no_message(make: Make) -> None:
+    assert make(endpoint_url="http://localhost:1/x?key=secret").model_name == "http://localhost:1/x"
 
 
 @pytest.mark.parametrize("nameless", ["no info", "a folder"])

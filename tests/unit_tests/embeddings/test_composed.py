@@ -124,8 +124,12 @@ def test_a_part_without_its_view_is_refused():
 
 
 def test_what_is_no_encoder_is_refused():
-    with pytest.raises(InvalidInputError, match="neither"):
-        ComposedEncoder(dense=7)
+    for part in (7, HashEncoder, ["a/b"]):
+        with pytest.raises(InvalidInputError, match=r"sparse=.* can't be a part.*SparseEncoder"):
+            ComposedEncoder(sparse=part)
+    for part in ("localhost:8080", "ftp://host", "host.org:80/embed"):
+        with pytest.raises(InvalidInputError, match="a URL starts with http://"):
+            ComposedEncoder(sparse=part)
 
 
 def test_nothing_gives_nothing_and_calls_no_part(parts, side):
@@ -139,6 +143,24 @@ def test_what_is_no_text_is_refused_before_any_part_is_called(parts, side):
         _encode(ComposedEncoder(**parts), side, ["a", None])
     assert caught.value.indices == (1,)
     assert not any(part.calls for part in parts.values())
+
+
+def test_what_one_part_would_refuse_is_refused_before_another_one_works(parts):
+    sparse = HuggingFaceEndpointSparseEmbeddings(endpoint_url="http://localhost:1")
+    encoder = ComposedEncoder(dense=parts["dense"], sparse=sparse)
+    texts = ["a"] * 1100 + [""]
+    for encode in (encoder.encode_documents, encoder.encode_queries):
+        with pytest.raises(InvalidInputError, match="text 1100 is empty"):
+            encode(texts)
+    with pytest.raises(InvalidInputError, match="text 1100 is empty") as caught:
+        next(encoder.iter_encode_documents(texts))
+    assert caught.value.indices == (1100,)
+    assert not parts["dense"].calls
+    dense = HuggingFaceEndpointEmbeddings(endpoint_url="http://localhost:1")
+    with pytest.raises(InvalidInputError, match="text 0 is empty"):
+        ComposedEncoder(dense=dense, sparse=parts["sparse"]).encode_documents([""])
+    assert not parts["sparse"].calls
+    assert encoder.encode_documents(["a", ""], ("dense",))  # whom it is not for does not refuse
 
 
 def test_a_part_that_loses_texts_is_found_out(parts, side):
@@ -241,7 +263,8 @@ def test_what_runs_here_is_known(xlmr_folder, splade_folder):
         HuggingFaceEndpointSparseEmbeddings(endpoint_url="http://localhost:1"),
     ]
     assert [runs_here(part) for part in here] == [True] * 5
-    assert [runs_here(part) for part in elsewhere] == [False] * 3
+    elsewhere += [ComposedEncoder(dense=elsewhere[1])]
+    assert [runs_here(part) for part in elsewhere] == [False] * 4
 
 
 @pytest.mark.parametrize("here", [True, False])
@@ -264,11 +287,38 @@ def test_an_error_of_one_part_is_raised_as_it_is_once_the_others_have_ended(here
 
     slow = Slow(("sparse",))
     monkeypatch.setattr(composed, "_runs_here", lambda part: here and part is not slow)
-    with pytest.raises(EmbeddingError, match="no luck") as caught:
+    with pytest.raises(EmbeddingError, match=r"^dense: no luck") as caught:
         ComposedEncoder(dense=Fails(), sparse=slow).encode_documents(["a", "b"])
     assert caught.value.indices == (1,)
     assert caught.value.completed == {0: [1.0]}
     assert ended.is_set()
+
+
+def test_dense_vectors_that_there_are_survive_the_failure_of_another_part():
+    class Fails(HashEncoder):
+        def encode_documents(self, texts, views=None):
+            raise EmbeddingError("no luck", indices=[1], completed={0: [9.0]})
+
+    encoder = ComposedEncoder(dense=HashEncoder(dim=2), sparse=Fails())
+    with pytest.raises(EmbeddingError, match=r"^sparse: no luck") as caught:
+        encoder.encode_documents(["a", "b"])
+    vectors = HashEncoder(dim=2).embed_documents(["a", "b"])
+    assert caught.value.completed == dict(enumerate(vectors))
+    assert caught.value.indices == (1,)
+
+
+def test_after_a_failure_here_no_other_part_here_is_started(parts, monkeypatch):
+    class Fails(Embeddings):
+        def embed_documents(self, texts):
+            raise EmbeddingError("no luck")
+
+        def embed_query(self, text):
+            raise AssertionError
+
+    monkeypatch.setattr(composed, "_runs_here", lambda _: True)
+    with pytest.raises(EmbeddingError, match="no luck"):
+        ComposedEncoder(dense=Fails(), sparse=parts["sparse"]).encode_documents(["a"])
+    assert not parts["sparse"].calls
 
 
 # Streams --------------------------------------------------------------------------------------
@@ -329,11 +379,65 @@ def test_the_fingerprint_differs_with_a_part_and_with_its_view():
         ComposedEncoder(dense=b, sparse=a),
         ComposedEncoder(dense=a),
         ComposedEncoder(sparse=a),
-        ComposedEncoder(dense=a, sparse=a),
+        ComposedEncoder(dense=HashEncoder(("dense",), model_name="a"), sparse=a),
     ]
     assert len({encoder.fingerprint for encoder in encoders}) == len(encoders)
     again = ComposedEncoder(dense=HashEncoder(model_name="a"), sparse=HashEncoder(model_name="b"))
     assert again.fingerprint == encoders[0].fingerprint
+
+
+def test_dense_endpoints_are_told_apart_by_model_and_what_changes_documents():
+    def fingerprint(**arguments):
+        dense = HuggingFaceEndpointEmbeddings(endpoint_url="http://localhost:1", **arguments)
+        return ComposedEncoder(dense=dense).fingerprint
+
+    base = fingerprint(model="org/x")
+    assert fingerprint(model="org/x", query_prompt="q: ", batch_size=3) == base
+    others = [
+        fingerprint(model="org/y"),
+        fingerprint(model="org/x", document_prompt="d: "),
+        fingerprint(model="org/x", document_prompt_name="d"),
+        fingerprint(model="org/x", dimensions=8),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_a_fingerprint_of_another_kind_is_not_taken_for_one():
+    class Odd(DeterministicFakeEmbedding):
+        def fingerprint(self):
+            return "a method"
+
+    assert isinstance(ComposedEncoder(dense=Odd(size=4)).fingerprint, str)
+
+
+def test_making_an_encoder_reads_no_checkpoint(tmp_path):
+    from langchain_classic.embeddings import CacheBackedEmbeddings
+    from langchain_core.stores import InMemoryByteStore
+
+    cached = CacheBackedEmbeddings.from_bytes_store(
+        BGEM3Embeddings(model=tmp_path / "none"), InMemoryByteStore(), key_encoder="sha256"
+    )
+    assert ComposedEncoder(dense=cached).model_name == str(tmp_path / "none")
+
+
+def test_a_class_of_the_users_own_is_not_taken_for_sentence_transformers():
+    class SparseEncoder(HashEncoder):
+        pass
+
+    assert ComposedEncoder(sparse=SparseEncoder()).encode_queries(["a"])[0].sparse is not None
+
+
+def test_one_encoder_for_all_its_views_is_no_other_one_composed():
+    a = HashEncoder()
+    whole = ComposedEncoder(dense=a, sparse=a, multi_vector=a)
+    assert whole.fingerprint == a.fingerprint
+    assert ComposedEncoder(dense=a, sparse=a).fingerprint != a.fingerprint
+
+
+def test_its_repr_names_the_parts(parts):
+    assert repr(ComposedEncoder(dense=parts["dense"], sparse=parts["sparse"])) == (
+        "ComposedEncoder(dense='model of dense', sparse='model of sparse')"
+    )
 
 
 def test_a_pickle_encodes_alike(parts):
@@ -350,14 +454,14 @@ def test_names_and_urls_become_parts():
     encoder = ComposedEncoder(
         dense="a/dense", sparse="http://localhost:8080", multi_vector="a/colbert"
     )
-    assert isinstance(encoder.parts.dense, DenseEncoder)
-    assert isinstance(encoder.parts.dense.embeddings, HuggingFaceEmbeddings)
-    assert encoder.parts.dense.model_name == "a/dense"
-    assert isinstance(encoder.parts.sparse, HuggingFaceEndpointSparseEmbeddings)
-    assert encoder.parts.sparse.endpoint_url == "http://localhost:8080"
-    assert isinstance(encoder.parts.multi_vector, HuggingFaceMultiVectorEmbeddings)
-    assert isinstance(ComposedEncoder(sparse="a/splade").parts.sparse, HuggingFaceSparseEmbeddings)
-    remote = ComposedEncoder(dense="https://host/embed").parts.dense
+    assert isinstance(encoder._parts.dense, DenseEncoder)
+    assert isinstance(encoder._parts.dense.embeddings, HuggingFaceEmbeddings)
+    assert encoder._parts.dense.model_name == "a/dense"
+    assert isinstance(encoder._parts.sparse, HuggingFaceEndpointSparseEmbeddings)
+    assert encoder._parts.sparse.endpoint_url == "http://localhost:8080"
+    assert isinstance(encoder._parts.multi_vector, HuggingFaceMultiVectorEmbeddings)
+    assert isinstance(ComposedEncoder(sparse="a/splade")._parts.sparse, HuggingFaceSparseEmbeddings)
+    remote = ComposedEncoder(dense="https://host/embed")._parts.dense
     assert isinstance(remote.embeddings, HuggingFaceEndpointEmbeddings)
 
 
@@ -423,6 +527,36 @@ def test_closing_closes_what_can_be_closed_and_is_repeatable():
         pass
     encoder.close()
     assert closed == ["local", "endpoint"] * 2
+
+
+def test_a_cached_endpoint_is_closed_too():
+    from langchain_classic.embeddings import CacheBackedEmbeddings
+    from langchain_core.stores import InMemoryByteStore
+
+    closed = []
+
+    class Dense(HuggingFaceEndpointEmbeddings):
+        def close(self):
+            closed.append("endpoint")
+
+    cached = CacheBackedEmbeddings.from_bytes_store(
+        Dense(endpoint_url="http://localhost:1"), InMemoryByteStore(), key_encoder="sha256"
+    )
+    ComposedEncoder(dense=cached).close()
+    assert closed == ["endpoint"]
+
+
+async def test_it_can_be_closed_asynchronously():
+    closed = []
+
+    class Sparse(HuggingFaceEndpointSparseEmbeddings):
+        def close(self):
+            closed.append(threading.get_ident())
+
+    async with ComposedEncoder(sparse=Sparse(endpoint_url="http://localhost:1")):
+        pass
+    assert len(closed) == 1
+    assert closed[0] != threading.get_ident()
 
 
 class TestStandard(EmbeddingsUnitTests):

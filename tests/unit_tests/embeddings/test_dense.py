@@ -113,8 +113,16 @@ def test_what_is_no_list_of_texts_is_refused_before_anything_is_embedded(bad, in
 
 
 def test_in_a_stream_the_texts_before_a_bad_one_are_not_lost():
-    stream = as_encoder(LetterCounts()).iter_encode_documents(["a", "b", None, "c"])
+    texts = ["a", "b", None, "c"]
+    stream = as_encoder(LetterCounts()).iter_encode_documents(iter(texts))
     assert [next(stream).dense[1], next(stream).dense[2]] == [1, 1]
+    with pytest.raises(InvalidInputError) as caught:
+        next(stream)
+    assert caught.value.indices == (2,)
+
+
+def test_of_a_list_all_texts_are_checked_before_the_first_is_embedded():
+    stream = as_encoder(LetterCounts()).iter_encode_documents(["a", "b", None, "c"])
     with pytest.raises(InvalidInputError) as caught:
         next(stream)
     assert caught.value.indices == (2,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,8 +14,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from langchain_hfembed import HuggingFaceMultiVectorEmbeddings, HuggingFaceSparseEmbeddings
-from langchain_hfembed.errors import EmbeddingError, InvalidInputError, ModelNotFoundError
+from langchain_hfembed import (
+    HuggingFaceEmbeddings,
+    HuggingFaceMultiVectorEmbeddings,
+    HuggingFaceSparseEmbeddings,
+)
+from langchain_hfembed.errors import (
+    CheckpointError,
+    EmbeddingError,
+    InvalidInputError,
+    ModelNotFoundError,
+)
 
 TEXTS = [
     "the sea",
@@ -131,6 +141,7 @@ def test_sparse_indices_have_the_tokenizers_words(sparse, splade_model):
     [token_id] = splade_model.tokenizer("river", add_special_tokens=False)["input_ids"]
     assert sparse.decode_token(token_id) == "river"
     assert sparse.decode_token(splade_model.tokenizer.mask_token_id) == "<mask>"
+    assert sparse.decode_token(999_999) == "999999"
 
 
 def test_every_row_of_a_document_has_its_token(colbert):
@@ -263,6 +274,35 @@ def test_threads_get_their_own_results(encoder):
     assert [found[position] for position in range(16)] == expected
 
 
+def test_queries_and_long_documents_at_once_are_each_cut_at_their_own_length(colbert_folder):
+    encoder = HuggingFaceMultiVectorEmbeddings(model=colbert_folder)
+    document, shapes, stop = "the " * 40, [], threading.Event()
+    [expected] = encoder.encode_documents([document])
+
+    def ask():
+        while not stop.is_set():
+            shapes.append(encoder.encode_queries(["the sea"])[0].multi_vector.shape)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        found = [encoder.encode_documents([document])[0] for _ in range(60)]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert {e.multi_vector.shape for e in found} == {expected.multi_vector.shape}
+    assert expected.multi_vector.shape[0] > 40
+    assert set(shapes) == {(12, 16)}
+
+
+def test_tokens_are_named_without_starting_processes(colbert_folder, monkeypatch):
+    encoder = HuggingFaceMultiVectorEmbeddings(model=colbert_folder, multi_process=["cpu", "cpu"])
+    monkeypatch.setattr(encoder, "_pool", lambda _: pytest.fail("a pool"), raising=False)
+    assert "sea" not in encoder.tokenize("a")
+
+
 def test_the_fingerprint_tells_what_changes_documents():
     cls = HuggingFaceSparseEmbeddings
     base = cls(model="a/b").fingerprint
@@ -270,17 +310,22 @@ def test_the_fingerprint_tells_what_changes_documents():
         cls(model="a/b", query_prompt="q: "),
         cls(model="a/b", encode_kwargs={"batch_size": 8}),
         cls(model="a/b", show_progress=True),
-        cls(model="a/b", model_kwargs={"device": "cpu"}),
+        cls(model="a/b", model_kwargs={"device": "cpu", "token": "hf_x"}),
+        cls(model="a/b", model_kwargs={"prompts": {"query": "q: "}}),
+        cls(model="a/b", model_kwargs={"model_kwargs": {"dtype": "float16"}}),
+        cls(model="a/b", encode_kwargs={"convert_to_tensor": True}),
     ]
     others = [
         cls(model="a/c"),
         cls(model="a/b", document_prompt="d: "),
         cls(model="a/b", max_active_dims=5),
         cls(model="a/b", model_kwargs={"revision": "v2"}),
+        cls(model="a/b", model_kwargs={"max_active_dims": 5}),
+        cls(model="a/b", model_kwargs={"prompts": {"document": "d: "}}),
         HuggingFaceMultiVectorEmbeddings(model="a/b"),
     ]
     assert {encoder.fingerprint for encoder in same} == {base}
-    assert len({base, *(encoder.fingerprint for encoder in others)}) == 6
+    assert len({base, *(encoder.fingerprint for encoder in others)}) == 8
 
 
 # A loaded model, and what is no model ---------------------------------------------------------
@@ -300,6 +345,41 @@ def test_a_model_of_another_kind_is_refused(splade_model, colbert_model):
         HuggingFaceSparseEmbeddings(client=colbert_model, model_name="a")
     with pytest.raises(ValidationError, match="client is SparseEncoder, not a MultiVectorEnc"):
         HuggingFaceMultiVectorEmbeddings(client=splade_model, model_name="a")
+
+
+@pytest.mark.parametrize(
+    ("cls", "fixture", "message"),
+    [
+        (HuggingFaceSparseEmbeddings, "xlmr_folder", "is a plain XLMRobertaModel, not a SparseEnc"),
+        (HuggingFaceSparseEmbeddings, "colbert_folder", "is a MultiVectorEncoder, not a SparseEnc"),
+        (HuggingFaceMultiVectorEmbeddings, "minilm_folder", "is a SentenceTransformer, not a M"),
+        (HuggingFaceMultiVectorEmbeddings, "splade_folder", "is a SparseEncoder, not a MultiVecto"),
+        (HuggingFaceEmbeddings, "splade_folder", "is a SparseEncoder, not a SentenceTransformer"),
+    ],
+)
+def test_a_model_of_another_kind_never_gets_random_layers(cls, fixture, message, request):
+    encoder = cls(model=request.getfixturevalue(fixture))
+    dense = cls is HuggingFaceEmbeddings
+    with pytest.raises(CheckpointError, match=message):
+        (encoder.embed_documents if dense else encoder.encode_documents)(["a"])
+
+
+def test_a_model_of_the_hub_is_held_against_its_kind_too(xlmr_folder, tmp_path, monkeypatch):
+    model = tmp_path / "models--BAAI--bge-m3"
+    shutil.copytree(xlmr_folder, model / "snapshots" / "0")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0")
+    encoder = HuggingFaceMultiVectorEmbeddings(model="BAAI/bge-m3", cache_folder=tmp_path)
+    with pytest.raises(CheckpointError, match=r"not a MultiVectorEncoder.*pass BGEM3Embeddings"):
+        encoder.encode_queries(["a"])
+
+
+def test_a_splade_in_transformers_own_format_is_one(splade_folder, tmp_path):
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(splade_folder / name, tmp_path)
+    ours = HuggingFaceSparseEmbeddings(model=tmp_path).encode_queries(["query: the sea"])
+    theirs = HuggingFaceSparseEmbeddings(model=splade_folder).encode_queries(["the sea"])
+    assert ours[0].sparse.to_dict() == pytest.approx(theirs[0].sparse.to_dict(), abs=1e-5)
 
 
 def test_a_model_is_needed():
@@ -329,9 +409,9 @@ def test_weights_that_are_no_numbers_are_an_error_with_its_text(splade_folder, t
     model = encoder._local_model().model
     with torch.no_grad():
         model[0].model.lm_head.bias[7] = float("nan")
-    with pytest.raises(EmbeddingError, match="gave text 0 a weight that is no number") as caught:
-        encoder.encode_documents(["the sea"])
-    assert caught.value.indices == (0,)
+    with pytest.raises(EmbeddingError, match=r"weights of .* for 2 of 2 texts") as caught:
+        encoder.encode_documents(["the sea", "the"])
+    assert caught.value.indices == (0, 1)
 
 
 def test_token_vectors_that_are_no_numbers_are_an_error_with_its_text(colbert_folder, tmp_path):
@@ -340,9 +420,9 @@ def test_token_vectors_that_are_no_numbers_are_an_error_with_its_text(colbert_fo
     encoder = HuggingFaceMultiVectorEmbeddings(model=colbert_folder)
     with torch.no_grad():
         encoder._local_model().model[1].linear.weight[0] = float("nan")
-    with pytest.raises(EmbeddingError, match="text 0 no token vectors that can be used") as caught:
-        encoder.encode_documents(["the sea"])
-    assert caught.value.indices == (0,)
+    with pytest.raises(EmbeddingError, match=r"token vectors of .* for 2 of 2 texts") as caught:
+        encoder.encode_documents(["the sea", "the"])
+    assert caught.value.indices == (0, 1)
 
 
 TWO_PROCESSES = """

@@ -284,3 +284,33 @@ def test_many_threads_each_get_the_results_of_their_own_texts_in_one_pass(passes
         results = list(pool.map(search, range(1, 301)))
     assert results == [(number, {number: 1.0}) for number in range(1, 301)]
     assert len(passes.views) == 300
+
+
+@pytest.mark.parametrize(("sizes", "kept"), [((3000, 1000), 2), ((3000, 2000), 1), ((9000,), 1)])
+def test_no_more_than_4096_texts_are_kept_but_the_newest_call_always(sizes, kept):
+    sharing = OnePass(is_on=True)
+    calls = []
+
+    def ask(number, size, view):
+        def compute(views):
+            calls.append(number)
+            return [HybridEmbedding(dense=np.ones(1)) for _ in range(size)]
+
+        texts = [f"{number} {position}" for position in range(size)]
+        sharing.encode(texts, (view,), compute, side="document", settings="s")
+
+    for number, size in enumerate(sizes):
+        ask(number, size, "dense")
+    for number, size in reversed(list(enumerate(sizes))):
+        ask(number, size, "sparse")
+    assert len(calls) == 2 * len(sizes) - kept
+
+
+def test_an_error_carries_no_dense_vectors_that_nobody_asked_for():
+    def fail(views):
+        raise EmbeddingError("no luck", indices=[1], completed={0: [1.0]})
+
+    for view, completed in (("sparse", {}), ("dense", {0: [1.0]})):
+        with pytest.raises(EmbeddingError) as caught:
+            OnePass(is_on=True).encode(["a", "b"], (view,), fail, side="document", settings="s")
+        assert caught.value.completed == completed
