@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         RateLimitError,
     )
+    from langchain_hfembed.explain import Explanation, TokenMatch
     from langchain_hfembed.fusion import Fusion, ReciprocalRankFusion, WeightedSum
     from langchain_hfembed.hits import Hit
     from langchain_hfembed.http.report import EndpointReport
@@ -69,6 +70,7 @@ _HOMES = {
         "ModelNotFoundError",
         "RateLimitError",
     ),
+    "explain": ("Explanation", "TokenMatch"),
     "fusion": ("Fusion", "ReciprocalRankFusion", "WeightedSum"),
     "hits": ("Hit",),
     "http.report": ("EndpointReport",),
@@ -93,6 +95,7 @@ __all__ = [
     "EndpointInfo",
     "EndpointReport",
     "EndpointTimeoutError",
+    "Explanation",
     "Fusion",
     "Hit",
     "HuggingFaceEmbeddings",
@@ -120,6 +123,7 @@ __all__ = [
     "SQLiteIndex",
     "Scores",
     "SparseVector",
+    "TokenMatch",
     "View",
     "WeightedSum",
     "embeddings_from_env",

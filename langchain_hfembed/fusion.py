@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_hfembed.scoring import Scores, ranks
-from langchain_hfembed.vectors import VIEWS, FloatArray
+from langchain_hfembed.vectors import VIEWS, FloatArray, View
 
 Fusion = Callable[[Scores], NDArray[np.floating]]
 """Takes the scores of n candidates and returns one score each, shape `(n,)`, higher is better."""
@@ -96,14 +96,19 @@ class WeightedSum:
 
     def __call__(self, scores: Scores) -> FloatArray:
         """Fuse the scores of n candidates into one each, shape `(n,)`."""
+        return _sum(self.shares(scores), len(scores))
+
+    def shares(self, scores: Scores) -> dict[View, NDArray[np.float64]]:
+        """What each view adds to the fused scores, shape `(n,)` each."""
         if not len(scores):
-            return np.zeros(0, np.float32)
+            return {}
         normalize = _NORMALIZATIONS[self.normalization]
         total = _total_weight(self, scores)
-        fused = np.zeros(len(scores), np.float64)  # in float32 weights may add up to 1.0000001
-        for view, values in scores.present():
-            fused += getattr(self, view) / total * normalize(values)
-        return fused.astype(np.float32)
+        return {
+            # In float64: in float32 weights may add up to 1.0000001.
+            view: getattr(self, view) / total * normalize(values).astype(np.float64)
+            for view, values in scores.present()
+        }
 
 
 @dataclass(frozen=True)
@@ -138,12 +143,22 @@ class ReciprocalRankFusion:
 
     def __call__(self, scores: Scores) -> FloatArray:
         """Fuse the scores of n candidates into one each, shape `(n,)`."""
-        fused = np.zeros(len(scores), np.float64)
-        if len(scores):
-            _total_weight(self, scores)
-        for view, values in scores.present():
-            fused += getattr(self, view) / (self.rank_constant + ranks(values))
-        return fused.astype(np.float32)
+        return _sum(self.shares(scores), len(scores))
+
+    def shares(self, scores: Scores) -> dict[View, NDArray[np.float64]]:
+        """What each view adds to the fused scores, shape `(n,)` each."""
+        if not len(scores):
+            return {}
+        _total_weight(self, scores)
+        return {
+            view: getattr(self, view) / (self.rank_constant + ranks(values))
+            for view, values in scores.present()
+        }
+
+
+def _sum(shares: Mapping[View, NDArray[np.float64]], count: int) -> FloatArray:
+    fused: FloatArray = sum(shares.values(), np.zeros(count)).astype(np.float32)
+    return fused
 
 
 def fuse(fusion: Fusion, scores: Scores) -> FloatArray:

@@ -9,6 +9,7 @@ from langchain_core.documents import Document
 
 from langchain_hfembed.fusion import Fusion, fuse
 from langchain_hfembed.index.base import HybridIndex, IndexRecord
+from langchain_hfembed.index.filters import Filter
 from langchain_hfembed.scoring import Scores, ranks, top_k
 from langchain_hfembed.vectors import HybridEmbedding, PerView
 
@@ -59,7 +60,13 @@ def best_hits(
 
 
 def find(
-    index: HybridIndex, query: HybridEmbedding, *, k: int, fetch_k: int, fusion: Fusion
+    index: HybridIndex,
+    query: HybridEmbedding,
+    *,
+    k: int,
+    fetch_k: int,
+    fusion: Fusion,
+    filter_: Filter | None = None,
 ) -> list[Hit]:
     """Search an index.
 
@@ -69,12 +76,13 @@ def find(
         k: How many hits, at most.
         fetch_k: Candidates of the dense and of the sparse view, each.
         fusion: How the scores become one.
+        filter_: Which documents to look at; None for all.
 
     Returns:
         Hits, the best first; ties in the order in which the documents were stored.
     """
     with index.snapshot():
-        ids = index.candidates(query, fetch_k)
+        ids = index.candidates(query, fetch_k, filter_)
 
         def documents(best: list[int]) -> list[Document]:
             return [document_of(record) for record in index.get([ids[i] for i in best])]

@@ -32,6 +32,7 @@ class HybridRetriever(BaseRetriever):
         k: How many documents, at most.
         fetch_k: Candidates of the dense and of the sparse view; None for the store's.
         fusion: How scores become one; None for the store's.
+        filter: Which documents to look at, by their metadata; see `HybridVectorStore.search`.
         score_threshold: Leave out documents whose fused score is below. Normalised scores depend
             on the other candidates, so use it with `WeightedSum(normalization=None)`.
     """
@@ -42,6 +43,7 @@ class HybridRetriever(BaseRetriever):
     k: int = Field(default=4, ge=1)
     fetch_k: int | None = Field(default=None, ge=1)
     fusion: Fusion | None = None
+    filter: dict[str, Any] | None = None
     score_threshold: float | None = None
 
     @classmethod
@@ -70,7 +72,9 @@ class HybridRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        hits = self.store.search(query, self.k if k is None else k, self.fetch_k, self.fusion)
+        hits = self.store.search(
+            query, self.k if k is None else k, self.fetch_k, self.fusion, self.filter
+        )
         return self._documents(hits)
 
     # Not inherited: LangChain's takes no `k`.
@@ -78,7 +82,7 @@ class HybridRetriever(BaseRetriever):
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
         hits = await self.store.asearch(
-            query, self.k if k is None else k, self.fetch_k, self.fusion
+            query, self.k if k is None else k, self.fetch_k, self.fusion, self.filter
         )
         return self._documents(hits)
 

@@ -17,9 +17,11 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from langchain_hfembed.embeddings.base import HybridEncoder, check_text, check_texts
 from langchain_hfembed.embeddings.dense import as_encoder
 from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.explain import Explanation, explain
 from langchain_hfembed.fusion import Fusion, WeightedSum
 from langchain_hfembed.hits import Hit, document_of, find
 from langchain_hfembed.index.base import HybridIndex, IndexModel, IndexRecord, metadata_json
+from langchain_hfembed.index.filters import parse_filter
 from langchain_hfembed.index.sqlite import SQLiteIndex
 from langchain_hfembed.vectors import HybridEmbedding, View
 
@@ -155,7 +157,12 @@ class HybridVectorStore(VectorStore):
 
     @overload
     def search(
-        self, query: str, k: int = 4, fetch_k: int | None = None, fusion: Fusion | None = None
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int | None = None,
+        fusion: Fusion | None = None,
+        filter: Mapping[str, Any] | None = None,
     ) -> list[Hit]: ...
     @overload
     def search(self, query: str, search_type: str, **kwargs: Any) -> list[Document]: ...
@@ -169,15 +176,18 @@ class HybridVectorStore(VectorStore):
         Args:
             query: What to look for.
             *args: In this order, or by name: `k`, how many documents, at most (4); `fetch_k`,
-                candidates of the dense and of the sparse view, at least `k` (the store's); and
-                `fusion`, how the scores become one (the store's).
+                candidates of the dense and of the sparse view, at least `k` (the store's);
+                `fusion`, how the scores become one (the store's); and `filter`, which documents to
+                look at, by their metadata (all), such as `{"year": {"$gte": 2024}}`; see
+                `parse_filter`.
             **kwargs: Likewise.
 
         Returns:
             Hits, the best first; ties in the order in which the documents were stored.
 
         Raises:
-            InvalidInputError: If the query can't be encoded, or `k` or `fetch_k` is below 1.
+            InvalidInputError: If the query can't be encoded, `k` or `fetch_k` is below 1, or the
+                filter says what there is not.
             IndexMismatchError: If the index was made by another model.
             ValueError: If the fusion gives no weight to any view that there is.
         """
@@ -187,7 +197,12 @@ class HybridVectorStore(VectorStore):
 
     @overload
     async def asearch(
-        self, query: str, k: int = 4, fetch_k: int | None = None, fusion: Fusion | None = None
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int | None = None,
+        fusion: Fusion | None = None,
+        filter: Mapping[str, Any] | None = None,
     ) -> list[Hit]: ...
     @overload
     async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]: ...
@@ -197,6 +212,43 @@ class HybridVectorStore(VectorStore):
         if _names_search_type(args, kwargs):
             return await super().asearch(query, *args, **kwargs)
         return await run_in_executor(None, self._search, query, *args, **kwargs)
+
+    def explain(
+        self,
+        query: str,
+        id: str,
+        fetch_k: int | None = None,
+        fusion: Fusion | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Explanation:
+        """Take the scores of a document apart: which tokens met, and what each of them added.
+
+        Args:
+            query: What was looked for.
+            id: The document's id.
+            fetch_k: As in the search, like the next two: a normalised fusion depends on the other
+                candidates.
+            fusion: How the scores become one; None for the store's.
+            filter: Which documents the candidates are chosen from.
+
+        Returns:
+            An explanation, which a notebook shows in colours, and `print` as text.
+
+        Raises:
+            InvalidInputError: If there is no such document, or the query can't be encoded.
+        """
+        _check_ids([id])
+        _check_counts(1, fetch_k)
+        self._bind()
+        return explain(
+            self.index,
+            self.encoder,
+            query,
+            id,
+            fetch_k=self.fetch_k if fetch_k is None else fetch_k,
+            fusion=self.fusion if fusion is None else fusion,
+            filter_=None if filter is None else parse_filter(filter),
+        )
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """The documents of `search`."""
@@ -209,12 +261,16 @@ class HybridVectorStore(VectorStore):
         return [(hit.document, hit.score) for hit in self._search(query, k, **kwargs)]
 
     def similarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
+        self,
+        embedding: list[float],
+        k: int = 4,
+        filter: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
         """Documents nearest to a dense vector, by the dense view alone."""
         _refuse(kwargs)
         _check_counts(k)
-        hits = self._hits(_dense_only(embedding), k, fusion=_COSINE)
+        hits = self._hits(_dense_only(embedding), k, fusion=_COSINE, filter=filter)
         return [hit.document for hit in hits]
 
     def max_marginal_relevance_search(
@@ -227,7 +283,7 @@ class HybridVectorStore(VectorStore):
             k: How many documents, at most.
             fetch_k: How many of the best hits, by the fused score, to choose from.
             lambda_mult: From 0, as different as can be, to 1, as near to the query as can be.
-            **kwargs: `fusion`, as in `search`.
+            **kwargs: `fusion` and `filter`, as in `search`.
 
         Source:
             Carbonell and Goldstein 1998, doi:10.1145/290941.291025; on dense vectors.
@@ -244,6 +300,7 @@ class HybridVectorStore(VectorStore):
         k: int = 4,
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
+        filter: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> list[Document]:
         """Like `max_marginal_relevance_search`, by the dense view alone."""
@@ -251,7 +308,7 @@ class HybridVectorStore(VectorStore):
         _check_counts(k, fetch_k)
         query = _dense_only(embedding)
         with self.index.snapshot():
-            hits = self._hits(query, max(fetch_k, k), fusion=_COSINE)
+            hits = self._hits(query, max(fetch_k, k), fusion=_COSINE, filter=filter)
             return self._diverse(query, hits, k, lambda_mult)
 
     @classmethod
@@ -297,12 +354,15 @@ class HybridVectorStore(VectorStore):
         k: int = 4,
         fetch_k: int | None = None,
         fusion: Fusion | None = None,
+        filter: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> list[Hit]:
         _refuse(unknown)
         _check_counts(k, fetch_k)
+        if filter is not None:
+            parse_filter(filter)  # a mistake in it is found before the model runs
         [encoded] = self.encoder.encode_queries([query])
-        return self._hits(encoded, k, fetch_k, fusion)
+        return self._hits(encoded, k, fetch_k, fusion, filter)
 
     def _bind(self) -> None:
         if not self._is_bound:
@@ -316,6 +376,7 @@ class HybridVectorStore(VectorStore):
         k: int,
         fetch_k: int | None = None,
         fusion: Fusion | None = None,
+        filter: Mapping[str, Any] | None = None,
     ) -> list[Hit]:
         self._bind()
         return find(
@@ -324,6 +385,7 @@ class HybridVectorStore(VectorStore):
             k=k,
             fetch_k=max(k, self.fetch_k if fetch_k is None else fetch_k),
             fusion=self.fusion if fusion is None else fusion,
+            filter_=None if filter is None else parse_filter(filter),
         )
 
     def _diverse(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.index.filters import Filter
 from langchain_hfembed.scoring import Scores
 from langchain_hfembed.vectors import HybridEmbedding, View
 
@@ -81,11 +82,14 @@ class HybridIndex(Protocol):
         """
         ...
 
-    def candidates(self, query: HybridEmbedding, fetch_k: int) -> list[str]:
+    def candidates(
+        self, query: HybridEmbedding, fetch_k: int, filter_: Filter | None = None
+    ) -> list[str]:
         """Ids worth scoring: the best `fetch_k` of the dense and of the sparse view, united.
 
-        The multi-vector view proposes only where it is alone. All ids where `fetch_k` is at or
-        above their number. In the order in which the documents were stored.
+        Of the documents that pass the filter, if there is one. The multi-vector view proposes only
+        where it is alone. All ids where `fetch_k` is at or above their number. In the order in
+        which the documents were stored.
         """
         ...
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.matrices import DenseMatrix, Growing, SparseMatrix
-from langchain_hfembed.index.sqlite_rows import joined, malformed, sparse_vectors, stored_vectors
+from langchain_hfembed.index.sqlite_metadata import malformed
+from langchain_hfembed.index.sqlite_rows import joined, sparse_vectors, stored_vectors
 
 _ROWS_AT_ONCE = 4096
 

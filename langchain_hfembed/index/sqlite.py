@@ -21,14 +21,14 @@ from langchain_hfembed.index.compatibility import (
     require_shape,
     shape_of,
 )
+from langchain_hfembed.index.filters import Filter
 from langchain_hfembed.index.loaded import LoadedVectors
 from langchain_hfembed.index.sqlite_file import SQLiteFile
+from langchain_hfembed.index.sqlite_metadata import malformed, matching_keys, metadata_of
 from langchain_hfembed.index.sqlite_rows import (
     documents_of,
     embeddings_of,
     insert,
-    malformed,
-    metadata_of,
     properties_of,
     remove,
     token_vectors,
@@ -139,23 +139,25 @@ class SQLiteIndex:
             for key, text, metadata in [found[id_]]
         ]
 
-    def candidates(self, query: HybridEmbedding, fetch_k: int) -> list[str]:
+    def candidates(
+        self, query: HybridEmbedding, fetch_k: int, filter_: Filter | None = None
+    ) -> list[str]:
         """Ids worth scoring; see `HybridIndex.candidates`."""
         with self._reading(query) as reading:
-            loaded = reading.loaded
-            if fetch_k >= len(loaded):
-                return loaded.ids()
+            allowed = reading.allowed(filter_)
+            if fetch_k >= len(allowed):
+                return reading.loaded.ids(allowed)
             proposed: list[NDArray[np.intp]] = []
             if query.dense is not None:
-                proposed.append(top_k(reading.dense(), fetch_k))
+                proposed.append(allowed[top_k(reading.dense()[allowed], fetch_k)])
             if query.sparse is not None:
                 scores = reading.sparse()
-                best = top_k(scores, fetch_k)
+                best = allowed[top_k(scores[allowed], fetch_k)]
                 proposed.append(best[scores[best] > 0])
             if query.views == ("multi_vector",):
-                proposed.append(top_k(reading.multi_vector(), fetch_k))
+                proposed.append(allowed[top_k(reading.multi_vector(allowed), fetch_k)])
             rows = np.unique(np.concatenate(proposed)) if proposed else np.zeros(0, np.intp)
-            return loaded.ids(rows)
+            return reading.loaded.ids(rows)
 
     def score(self, query: HybridEmbedding, ids: Sequence[str]) -> Scores:
         """Scores of these documents; see `HybridIndex.score`.
@@ -243,6 +245,13 @@ class _Reading:
     properties: Mapping[str, str]
     loaded: LoadedVectors
     query: HybridEmbedding
+
+    def allowed(self, filter_: Filter | None) -> NDArray[np.intp]:
+        """Rows of the documents that pass a filter."""
+        keys = self.loaded.keys
+        if filter_ is None:
+            return np.arange(len(keys))
+        return np.searchsorted(keys, matching_keys(self.connection, filter_, keys))
 
     def dense(self, rows: NDArray[np.intp] | None = None) -> FloatArray:
         assert self.loaded.dense is not None

@@ -6,15 +6,18 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
 from langchain_hfembed.errors import HybridIndexError, IndexLockedError
+from langchain_hfembed.index.sqlite_metadata import TABLE, add_leaves
 
 _APPLICATION_ID = int.from_bytes(b"HFEB", "big")
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+# What brings a file of a layout to the next one.
+_MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: add_leaves}
 
 # Keys are never used twice, so that a process which has loaded up to a key can ask for what came
 # after it. An update is a removal and an addition. Vectors of the two searched views, read whole
@@ -37,6 +40,7 @@ _SCHEMA = (
         sparse_values BLOB
     )""",
     "CREATE TABLE multi_vectors (key INTEGER PRIMARY KEY, vectors BLOB NOT NULL)",
+    TABLE,
     "CREATE TABLE removals (number INTEGER PRIMARY KEY AUTOINCREMENT, key INTEGER NOT NULL)",
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
@@ -83,6 +87,11 @@ class SQLiteFile:
                 if _is_empty(connection):  # else another process was faster
                     for statement in _SCHEMA:
                         connection.execute(statement)
+        while (version := _version(connection)) in _MIGRATIONS:
+            with self.transaction("IMMEDIATE") as connection:
+                if _version(connection) == version:  # else another process was faster
+                    _MIGRATIONS[version](connection)
+                    connection.execute(f"PRAGMA user_version = {version + 1}")
         connection.execute("SELECT * FROM properties").fetchall()
         # After the schema is in the file itself, so that the file is known as ours from then on.
         _switch_to_wal(connection, self._busy_timeout)
@@ -179,6 +188,11 @@ def _switch_to_wal(connection: sqlite3.Connection, busy_timeout: float) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:

@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_hfembed.index.base import IndexRecord
+from langchain_hfembed.index.sqlite_metadata import (
+    insert_leaves,
+    malformed,
+    metadata_of,
+    remove_leaves,
+)
 from langchain_hfembed.scoring import unit_embedding
 from langchain_hfembed.vectors import FloatArray, HybridEmbedding, SparseVector, View
 
 _PROPERTIES = {"views", "multi_vector_dtype", "model_name", "fingerprint"}
 _TOKENS_AT_ONCE = 2048  # what the processor's cache holds, converted to float32
 _LONGEST = 1.01  # sum of squares of a vector at length 1, with what float16 rounds
-
-
-def malformed(what: str) -> sqlite3.DatabaseError:
-    """What SQLite itself raises about damage, for damage that only we can see."""
-    return sqlite3.DatabaseError(f"malformed {what}")
 
 
 def properties_of(connection: sqlite3.Connection) -> dict[str, str]:
@@ -58,6 +59,7 @@ def insert(
             None if sparse is None else sparse.values.tobytes(),
         ),
     )
+    insert_leaves(connection, int(key or 0), record.metadata)
     if tokens is not None:
         blob = tokens.astype(dtype).tobytes()
         connection.execute("INSERT INTO multi_vectors VALUES (?, ?)", (key, blob))
@@ -78,21 +80,12 @@ def documents_of(
     return documents
 
 
-def metadata_of(encoded: str) -> dict[str, Any]:
-    """Stored metadata.
-
-    Raises:
-        sqlite3.DatabaseError: If it is not JSON.
-    """
-    try:
-        metadata: dict[str, Any] = json.loads(encoded)
-    except ValueError as error:
-        raise malformed(f"metadata: {error}") from error
-    return metadata
-
-
 def remove(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
     """Remove documents, and note it for processes that have them in memory."""
+    for key in keys:
+        found = connection.execute("SELECT metadata FROM documents WHERE key = ?", (key,))
+        for (metadata,) in found:
+            remove_leaves(connection, key, metadata_of(metadata))
     for statement in (
         "DELETE FROM documents WHERE key = ?",
         "DELETE FROM vectors WHERE key = ?",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,6 +21,7 @@ from langchain_hfembed import (
     Fusion,
     Hit,
     HybridIndexError,
+    HybridRetriever,
     HybridVectorStore,
     IndexMismatchError,
     InvalidInputError,
@@ -908,7 +910,51 @@ def test_ids_that_are_no_strings_are_named(use: Callable[..., object]) -> None:
         use(make_store(), ["a", 1])
 
 
-@pytest.mark.parametrize("name", ["top_k", "filter"])
+@pytest.fixture
+def filtered() -> HybridVectorStore:
+    store = HybridVectorStore(HashEncoder())
+    texts = [f"cats number {number}" for number in range(12)]
+    store.add_texts(texts, [{"n": number} for number in range(12)], ids=[str(n) for n in range(12)])
+    return store
+
+
+ASKED = {"n": {"$gte": 9}}
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda store: [hit.document for hit in store.search("cats", filter=ASKED)],
+        lambda store: store.similarity_search("cats", filter=ASKED),
+        lambda store: [d for d, _ in store.similarity_search_with_score("cats", filter=ASKED)],
+        lambda store: store.similarity_search_by_vector(
+            store.encoder.embed_query("cats"), filter=ASKED
+        ),
+        lambda store: store.max_marginal_relevance_search("cats", filter=ASKED),
+        lambda store: store.max_marginal_relevance_search_by_vector(
+            store.encoder.embed_query("cats"), filter=ASKED
+        ),
+        lambda store: store.as_retriever(search_kwargs={"filter": ASKED}).invoke("cats"),
+        lambda store: HybridRetriever(store=store, filter=ASKED).invoke("cats"),
+        lambda store: asyncio.run(HybridRetriever(store=store, filter=ASKED).ainvoke("cats")),
+        lambda store: asyncio.run(store.asimilarity_search("cats", filter=ASKED)),
+    ],
+)
+def test_every_search_takes_a_filter(
+    filtered: HybridVectorStore, search: Callable[[HybridVectorStore], list[Document]]
+) -> None:
+    assert {document.id for document in search(filtered)} == {"9", "10", "11"}
+
+
+def test_a_wrong_filter_is_found_before_the_model_runs(
+    filtered: HybridVectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HashEncoder, "encode_queries", lambda *_: pytest.fail("encoded"))
+    with pytest.raises(InvalidInputError, match=r"no operator '\$near'"):
+        filtered.search("cats", filter={"n": {"$near": 3}})
+
+
+@pytest.mark.parametrize("name", ["top_k", "filters"])
 def test_arguments_that_search_does_not_take_are_named(name: str) -> None:
     """A filter that is ignored would return what it should have kept out."""
     store = make_store()

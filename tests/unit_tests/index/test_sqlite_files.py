@@ -22,6 +22,7 @@ from langchain_hfembed import (
     SQLiteIndex,
 )
 from langchain_hfembed.index.base import IndexModel
+from langchain_hfembed.index.filters import parse_filter
 from langchain_hfembed.vectors import VIEWS
 from tests.encoders import HashEncoder, records
 
@@ -54,6 +55,10 @@ def everything_in(path: Path) -> dict[str, Any]:
         return {
             "ids": ids,
             "best": index.candidates(QUERY, 5),
+            "filtered": [
+                index.candidates(QUERY, 10**6, parse_filter(asked))
+                for asked in ({"source": "test"}, {"tags": {"$gt": 1}}, {"tags": {"$exists": True}})
+            ],
             "count": index.count(),
             "scores": {v: s.tolist() for v, s in index.score(QUERY, ids).present()},
             "records": [
@@ -527,4 +532,16 @@ def test_the_file_holds_plain_numbers_and_json(tmp_path: Path) -> None:
         "fingerprint": MODEL.fingerprint,
     }
     assert tables.pop("removals") == []
+    leaves = [
+        (path.decode(), kind, value) for path, kind, value, _ in tables.pop("metadata_leaves")
+    ]
+    assert leaves == [
+        ("list", "null", b""),
+        ("list", "number", 1.0),
+        ("list", "present", b""),
+        ("list", "string", "서울".encode()),
+        ("nested", "present", b""),
+        ("nested.x", "number", 1.5),
+        ("nested.x", "present", b""),
+    ]
     assert tables.keys() <= {"sqlite_sequence"}
