@@ -22,7 +22,7 @@ demo: $(DEMO)  ## search a small corpus in English and Korean, offline
 	@$(BIN)/hfembed demo $(ARGS)
 
 test: $(DEV)  ## run all tests, offline; ARGS="-k name" for some
-	@HF_HUB_OFFLINE=1 $(BIN)/pytest $(ARGS)
+	@HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: $(DEV)  ## check style, types, the direction of imports and the links of the docs
 	$(BIN)/ruff check .

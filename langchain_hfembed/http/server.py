@@ -10,13 +10,17 @@ from langchain_hfembed.errors import EmbeddingError, InvalidResponseError
 from langchain_hfembed.http.failures import Refusal
 from langchain_hfembed.http.replies import read_ranks, read_sparse, read_vectors
 from langchain_hfembed.http.tei import (
+    DENSE,
     OPENAI,
+    RANKS,
+    SPARSE,
     EmbedOptions,
     EndpointInfo,
     embed_body,
     openai_body,
     read_info,
     rerank_body,
+    served,
     speaks_openai,
 )
 from langchain_hfembed.http.transport import HttpTransport
@@ -42,6 +46,7 @@ class ServerRoute:
         parts = urlsplit(url)
         self._has_path = parts.path not in ("", "/")
         self._speaks_openai = speaks_openai(url)
+        self._serves: str | None = None
         self.where = url
         # `/info` lies beside the route: https://host/models/embed has https://host/models/info.
         path = parts.path.rstrip("/")
@@ -64,6 +69,7 @@ class ServerRoute:
             info = None
         if not self._has_path:
             self.where = f"{self._base}{self._tei_path if info else '/'}"
+        self._serves = served(info) if info else None
         return info
 
     async def embed(self, texts: list[str], options: EmbedOptions) -> list[list[float]]:
@@ -73,15 +79,17 @@ class ServerRoute:
             if self._speaks_openai
             else embed_body(texts, options)
         )
-        return read_vectors(await self._post(body, texts), len(texts))
+        return read_vectors(await self._post(body, texts, DENSE), len(texts))
 
     async def embed_sparse(self, texts: list[str], options: EmbedOptions) -> list[SparseVector]:
         """The token weights of each text."""
-        return read_sparse(await self._post(embed_body(texts, options), texts), len(texts))
+        reply = await self._post(embed_body(texts, options), texts, SPARSE)
+        return read_sparse(reply, len(texts))
 
     async def rerank(self, query: str, texts: list[str], options: Mapping[str, Any]) -> list[float]:
         """How relevant each text is for a query."""
-        return read_ranks(await self._post(rerank_body(query, texts, options), texts), len(texts))
+        reply = await self._post(rerank_body(query, texts, options), texts, RANKS)
+        return read_ranks(reply, len(texts))
 
     async def is_healthy(self) -> bool:
         """Whether `/health` answers with success, asked once."""
@@ -99,5 +107,10 @@ class ServerRoute:
         except Refusal as refusal:
             raise refusal.as_error(url) from None
 
-    async def _post(self, body: bytes, texts: list[str]) -> object:
-        return await self._transport.post(self.where, body, texts=len(texts))
+    async def _post(self, body: bytes, texts: list[str], wanted: str) -> object:
+        try:
+            return await self._transport.post(self.where, body, texts=len(texts))
+        except Refusal as refusal:
+            if refusal.failure.status == 424 and self._serves not in (None, wanted):
+                refusal.detail = f"it serves a model for {self._serves}, not for {wanted}"
+            raise

@@ -19,6 +19,8 @@ from langchain_hfembed.errors import InvalidInputError
 
 EMBED, EMBED_SPARSE, RERANK = "/embed", "/embed_sparse", "/rerank"
 OPENAI = "/v1/embeddings"
+DENSE, RANKS = "dense embeddings (/embed)", "reranking (/rerank)"
+SPARSE = "sparse embeddings (/embed_sparse: SPLADE, started with --pooling splade)"
 LIMITS = (
     "max_client_batch_size",
     "max_concurrent_requests",
@@ -133,6 +135,16 @@ def read_info(reply: object) -> EndpointInfo | None:
     numbers = {name: reply[name] for name in LIMITS if type(reply.get(name)) is int}
     others = {name: reply.get(name) for name in ("version", "auto_truncate", "model_type")}
     return EndpointInfo(reply["model_id"], **numbers, **others)
+
+
+def served(info: EndpointInfo) -> str | None:
+    """What a server's model is for; None where it does not say so."""
+    if not isinstance(info.model_type, Mapping):
+        return None
+    embedding = info.model_type.get("embedding")
+    if isinstance(embedding, Mapping):
+        return SPARSE if embedding.get("pooling") == "splade" else DENSE
+    return RANKS if "reranker" in info.model_type else None
 
 
 def read_metrics(text: str) -> dict[str, float]:

@@ -327,7 +327,8 @@ def test_a_model_of_another_kind_is_told_in_the_servers_words(make: Make) -> Non
     with TEIServer(kind="embedding") as server:
         reranker = make(endpoint_url=server.url)
         with pytest.raises(
-            EmbeddingError, match=r"424: .*model is not a re-ranker model"
+            EmbeddingError,
+            match=r"424: .*not a re-ranker model.*for dense.*not for reranking",
         ) as caught:
             reranker.compress_documents(documents(PAGES), QUERY)
         assert type(caught.value) is EmbeddingError
