@@ -82,14 +82,17 @@ class SQLiteFile:
         # Who opens an index that is there does not wait for its writer.
         with self.transaction() as connection:
             is_new = _is_empty(connection)
+            if not is_new:  # before, what an interrupted process has left could not be read
+                application = _pragma(connection, "application_id")
+                _require_ours(Path(self.path), application, _pragma(connection, "user_version"))
         if is_new:
             with self.transaction("IMMEDIATE") as connection:
                 if _is_empty(connection):  # else another process was faster
                     for statement in _SCHEMA:
                         connection.execute(statement)
-        while (version := _version(connection)) in _MIGRATIONS:
+        while (version := _pragma(connection, "user_version")) in _MIGRATIONS:
             with self.transaction("IMMEDIATE") as connection:
-                if _version(connection) == version:  # else another process was faster
+                if _pragma(connection, "user_version") == version:  # else another was faster
                     _MIGRATIONS[version](connection)
                     connection.execute(f"PRAGMA user_version = {version + 1}")
         connection.execute("SELECT * FROM properties").fetchall()
@@ -190,9 +193,9 @@ def _switch_to_wal(connection: sqlite3.Connection, busy_timeout: float) -> None:
         time.sleep(0.01)
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return int(version)
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    (number,) = connection.execute(f"PRAGMA {name}").fetchone()
+    return int(number)
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
@@ -228,12 +231,17 @@ def _refuse_foreign(path: Path) -> None:
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         with closing(sqlite3.connect(uri, uri=True)) as probe:
-            (application,) = probe.execute("PRAGMA application_id").fetchone()
-            (version,) = probe.execute("PRAGMA user_version").fetchone()
+            application, version = _pragma(probe, "application_id"), _pragma(probe, "user_version")
     except sqlite3.Error as error:
+        if Path(f"{path}-wal").exists():
+            return  # a process was killed while it wrote here; SQLite mends that when it opens it
         raise HybridIndexError(
             f"{path} is not an index ({error}). It was not touched; give another path"
         ) from error
+    _require_ours(path, application, version)
+
+
+def _require_ours(path: Path, application: int, version: int) -> None:
     if application != _APPLICATION_ID:
         raise HybridIndexError(
             f"{path} is a SQLite database of another program. It was not touched; give another path"

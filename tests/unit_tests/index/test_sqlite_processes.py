@@ -482,3 +482,20 @@ def test_each_search_of_eight_threads_equals_brute_force_over_some_committed_sta
     assert max(seen) > 2, "nobody searched while batches were stored"
     assert store.index.count() == batches * SIZE
     store.close()
+
+
+def test_a_process_killed_while_it_writes_the_log_back_loses_nothing(tmp_path: Path) -> None:
+    """SQLite writes the first page, which says how long the file is, before the file is so long."""
+    path, encoder = tmp_path / "index.db", HashEncoder()
+    ids = [str(number) for number in range(120)]
+    with HybridVectorStore(encoder, path=path) as store:
+        store.add_texts([f"text {id_}" for id_ in ids], ids=ids)
+        expected = store.get_by_ids(ids)
+        short, log = path.read_bytes(), path.with_name("index.db-wal").read_bytes()
+    first_page = path.read_bytes()[:4096]
+    path.write_bytes(first_page + short[4096:])
+    path.with_name("index.db-wal").write_bytes(log)
+    assert len(short) < int.from_bytes(first_page[28:32], "big") * 4096
+    with HybridVectorStore(encoder, path=path) as store:
+        assert store.get_by_ids(ids) == expected
+        assert len(store.search("text 7", k=120)) == 120
