@@ -21,7 +21,7 @@ from langchain_hfembed.explain import Explanation, explain
 from langchain_hfembed.fusion import Fusion, WeightedSum
 from langchain_hfembed.hits import Hit, document_of, find
 from langchain_hfembed.index.base import HybridIndex, IndexModel, IndexRecord, metadata_json
-from langchain_hfembed.index.filters import parse_filter
+from langchain_hfembed.index.filters import Filter, parse_filter
 from langchain_hfembed.index.sqlite import SQLiteIndex
 from langchain_hfembed.vectors import HybridEmbedding, View
 
@@ -247,7 +247,7 @@ class HybridVectorStore(VectorStore):
             id,
             fetch_k=self.fetch_k if fetch_k is None else fetch_k,
             fusion=self.fusion if fusion is None else fusion,
-            filter_=None if filter is None else parse_filter(filter),
+            filter_=_parsed(filter),
         )
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
@@ -270,11 +270,17 @@ class HybridVectorStore(VectorStore):
         """Documents nearest to a dense vector, by the dense view alone."""
         _refuse(kwargs)
         _check_counts(k)
-        hits = self._hits(_dense_only(embedding), k, fusion=_COSINE, filter=filter)
+        hits = self._hits(_dense_only(embedding), k, fusion=_COSINE, filter_=_parsed(filter))
         return [hit.document for hit in hits]
 
     def max_marginal_relevance_search(
-        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> list[Document]:
         """The best hits, without those that say the same again.
 
@@ -283,15 +289,17 @@ class HybridVectorStore(VectorStore):
             k: How many documents, at most.
             fetch_k: How many of the best hits, by the fused score, to choose from.
             lambda_mult: From 0, as different as can be, to 1, as near to the query as can be.
-            **kwargs: `fusion` and `filter`, as in `search`.
+            filter: As in `search`.
+            **kwargs: `fusion`, as in `search`.
 
         Source:
             Carbonell and Goldstein 1998, doi:10.1145/290941.291025; on dense vectors.
         """
         _check_counts(k, fetch_k)
+        filter_ = _parsed(filter)
         [encoded] = self.encoder.encode_queries([query])
         with self.index.snapshot():
-            hits = self._hits(encoded, max(fetch_k, k), **kwargs)
+            hits = self._hits(encoded, max(fetch_k, k), filter_=filter_, **kwargs)
             return self._diverse(encoded, hits, k, lambda_mult)
 
     def max_marginal_relevance_search_by_vector(
@@ -308,7 +316,7 @@ class HybridVectorStore(VectorStore):
         _check_counts(k, fetch_k)
         query = _dense_only(embedding)
         with self.index.snapshot():
-            hits = self._hits(query, max(fetch_k, k), fusion=_COSINE, filter=filter)
+            hits = self._hits(query, max(fetch_k, k), fusion=_COSINE, filter_=_parsed(filter))
             return self._diverse(query, hits, k, lambda_mult)
 
     @classmethod
@@ -359,10 +367,9 @@ class HybridVectorStore(VectorStore):
     ) -> list[Hit]:
         _refuse(unknown)
         _check_counts(k, fetch_k)
-        if filter is not None:
-            parse_filter(filter)  # a mistake in it is found before the model runs
+        filter_ = _parsed(filter)  # a mistake in it is found before the model runs
         [encoded] = self.encoder.encode_queries([query])
-        return self._hits(encoded, k, fetch_k, fusion, filter)
+        return self._hits(encoded, k, fetch_k, fusion, filter_)
 
     def _bind(self) -> None:
         if not self._is_bound:
@@ -376,7 +383,7 @@ class HybridVectorStore(VectorStore):
         k: int,
         fetch_k: int | None = None,
         fusion: Fusion | None = None,
-        filter: Mapping[str, Any] | None = None,
+        filter_: Filter | None = None,
     ) -> list[Hit]:
         self._bind()
         return find(
@@ -385,7 +392,7 @@ class HybridVectorStore(VectorStore):
             k=k,
             fetch_k=max(k, self.fetch_k if fetch_k is None else fetch_k),
             fusion=self.fusion if fusion is None else fusion,
-            filter_=None if filter is None else parse_filter(filter),
+            filter_=filter_,
         )
 
     def _diverse(
@@ -403,6 +410,10 @@ class HybridVectorStore(VectorStore):
             np.array(query.dense), [v.tolist() for v in vectors if v is not None], lambda_mult, k
         )
         return [hits[position].document for position in chosen]
+
+
+def _parsed(filter: Mapping[str, Any] | None) -> Filter | None:
+    return None if filter is None else parse_filter(filter)
 
 
 def _records(

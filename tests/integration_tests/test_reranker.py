@@ -50,11 +50,8 @@ def shared() -> Iterator[TEIServer]:
 
 
 @pytest.fixture
-def server(shared: TEIServer, monkeypatch: pytest.MonkeyPatch) -> TEIServer:
-    """Without faults and with an empty record; waits for retries are short."""
-    monkeypatch.setattr("langchain_hfembed.http.retry._backoff", lambda state: 0.0)
-    for name in ("HF_TOKEN", "HUGGINGFACEHUB_API_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
+def server(shared: TEIServer, quick_and_nobody: None) -> TEIServer:
+    """Without faults and with an empty record."""
     shared.faults, shared.gate, shared.api_key, shared.score = {}, None, None, shared_words
     shared.has_info, shared.max_client_batch_size, shared.max_input_length = True, 32, 512
     shared.clear()

@@ -952,6 +952,8 @@ def test_a_wrong_filter_is_found_before_the_model_runs(
     monkeypatch.setattr(HashEncoder, "encode_queries", lambda *_: pytest.fail("encoded"))
     with pytest.raises(InvalidInputError, match=r"no operator '\$near'"):
         filtered.search("cats", filter={"n": {"$near": 3}})
+    with pytest.raises(InvalidInputError, match=r"no operator '\$near'"):
+        filtered.max_marginal_relevance_search("cats", filter={"n": {"$near": 3}})
 
 
 @pytest.mark.parametrize("name", ["top_k", "filters"])
