@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,8 @@ from langchain_hfembed.index.sqlite_metadata import (
     metadata_of,
     remove_leaves,
 )
+from langchain_hfembed.index.token_codec import TokenCodec
+from langchain_hfembed.pooling import pool_tokens
 from langchain_hfembed.scoring import unit_embedding
 from langchain_hfembed.vectors import FloatArray, HybridEmbedding, SparseVector, View
 
@@ -30,11 +31,17 @@ def properties_of(connection: sqlite3.Connection) -> dict[str, str]:
     properties = dict(connection.execute("SELECT name, value FROM properties").fetchall())
     if properties and not properties.keys() >= _PROPERTIES:
         raise malformed(f"properties {properties}")
+    if properties and not properties.setdefault("token_pooling", "1").isdecimal():
+        raise malformed(f"properties {properties}")  # files made before have none
     return properties
 
 
 def insert(
-    connection: sqlite3.Connection, record: IndexRecord, metadata: str, dtype: np.dtype[Any]
+    connection: sqlite3.Connection,
+    record: IndexRecord,
+    metadata: str,
+    codec: TokenCodec | None,
+    token_pooling: int,
 ) -> None:
     """Add a document, whose id is not there.
 
@@ -42,7 +49,8 @@ def insert(
         connection: To the index file.
         record: The document. Its vectors are stored at length 1.
         metadata: Its metadata as JSON.
-        dtype: Of the stored token vectors.
+        codec: Writes token vectors; None where the index has none.
+        token_pooling: About how many of them become one.
     """
     embedding = unit_embedding(record.embedding)
     dense, sparse, tokens = embedding.dense, embedding.sparse, embedding.multi_vector
@@ -60,8 +68,8 @@ def insert(
         ),
     )
     insert_leaves(connection, int(key or 0), record.metadata)
-    if tokens is not None:
-        blob = tokens.astype(dtype).tobytes()
+    if tokens is not None and codec is not None:
+        blob = codec.encode(pool_tokens(tokens, token_pooling))
         connection.execute("INSERT INTO multi_vectors VALUES (?, ?)", (key, blob))
 
 
@@ -104,27 +112,26 @@ def token_vectors(
         The keys of some documents; their vectors one after the other, shape `(tokens, dim)`; and
         how many each document has.
     """
-    dtype, dim = properties["multi_vector_dtype"], properties["multi_vector_dim"]
-    try:
-        bytes_a_token = int(dim) * np.dtype(dtype).itemsize
-    except (TypeError, ValueError) as error:
-        raise malformed(f"properties: {error}") from error
+    codec = codec_of(properties)
+    assert codec is not None
     found: list[int] = []
     blobs: list[bytes] = []
     lengths: list[int] = []
 
     def chunk() -> tuple[list[int], FloatArray, list[int]]:
-        return found.copy(), stored_vectors(joined(blobs), dim, dtype), lengths.copy()
+        vectors = codec.decode(joined(blobs))
+        _require_unit_length(vectors)
+        return found.copy(), vectors, lengths.copy()
 
     for key, blob in connection.execute(
         "SELECT key, vectors FROM multi_vectors WHERE key IN (SELECT value FROM json_each(?))",
         (json.dumps(keys.tolist()),),
     ):
-        if not blob or bytes_a_token <= 0 or len(blob) % bytes_a_token:
+        if not blob or len(blob) % codec.bytes_a_token:
             raise malformed("multi-vectors")
         found.append(key)
         blobs.append(blob)
-        lengths.append(len(blob) // bytes_a_token)
+        lengths.append(len(blob) // codec.bytes_a_token)
         if sum(lengths) >= _TOKENS_AT_ONCE:
             yield chunk()
             for column in (found, blobs, lengths):
@@ -133,21 +140,38 @@ def token_vectors(
         yield chunk()
 
 
-def stored_vectors(blob: bytes, dim: str | None, dtype: str = "float32") -> FloatArray:
-    """Stored vectors, one or more, shape `(n, dim)`, none of them longer than 1.
+def codec_of(properties: Mapping[str, str]) -> TokenCodec | None:
+    """How token vectors are written; None where the index has none.
+
+    Raises:
+        sqlite3.DatabaseError: If that is none of our ways.
+    """
+    if "multi_vector_dim" not in properties:
+        return None
+    try:
+        return TokenCodec(properties["multi_vector_dtype"], int(properties["multi_vector_dim"]))
+    except ValueError as error:
+        raise malformed(f"properties: {error}") from error
+
+
+def stored_vectors(blob: bytes, dim: str | None) -> FloatArray:
+    """Stored dense vectors, one or more, shape `(n, dim)`, none of them longer than 1.
 
     Raises:
         sqlite3.DatabaseError: If the bytes are anything else.
     """
     try:
-        vectors = np.frombuffer(blob, dtype).reshape(-1, int(dim or 0))
+        vectors = np.frombuffer(blob, np.float32).reshape(-1, int(dim or 0))
     except (TypeError, ValueError) as error:
         raise malformed(f"vectors: {error}") from error
-    vectors = vectors.astype(np.float32, copy=False)
+    _require_unit_length(vectors)
+    return vectors
+
+
+def _require_unit_length(vectors: FloatArray) -> None:
     # Not `> _LONGEST`, which is also False for NaN.
     if not len(vectors) or not (np.einsum("ij,ij->i", vectors, vectors) <= _LONGEST).all():
         raise malformed("vectors")
-    return vectors
 
 
 def sparse_vectors(

@@ -1,0 +1,35 @@
+"""Fewer token vectors for a document: those that say the same become one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from langchain_hfembed.scoring import unit_rows
+from langchain_hfembed.vectors import FloatArray
+
+
+def pool_tokens(vectors: FloatArray, factor: int) -> FloatArray:
+    """Cluster token vectors, and keep the mean of each cluster.
+
+    Args:
+        vectors: L2-normalised token vectors of one document, shape `(tokens, dim)`.
+        factor: About how many tokens become one; 1 leaves them as they are.
+
+    Returns:
+        L2-normalised means, in the order of each cluster's first token, shape
+        `(max(1, tokens // factor), dim)`, or fewer rows where tokens are equal.
+
+    Source:
+        Clavié et al. 2024, arXiv:2409.14683: hierarchical clustering with Ward's method.
+    """
+    count = max(1, len(vectors) // factor)
+    if factor == 1 or count == len(vectors):
+        return vectors
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    labels = fcluster(linkage(vectors, method="ward"), count, criterion="maxclust")
+    _, firsts, clusters = np.unique(labels, return_index=True, return_inverse=True)
+    sums = np.zeros((len(firsts), vectors.shape[1]), np.float64)
+    np.add.at(sums, clusters, vectors)
+    # Sums, not means: both have the same direction.
+    return unit_rows(sums[np.argsort(firsts)].astype(np.float32))
