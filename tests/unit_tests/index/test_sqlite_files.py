@@ -528,6 +528,7 @@ def test_the_file_holds_plain_numbers_and_json(tmp_path: Path) -> None:
         "dense_dim": "2",
         "multi_vector_dim": "2",
         "multi_vector_dtype": "float16",
+        "token_pooling": "1",
         "model_name": MODEL.name,
         "fingerprint": MODEL.fingerprint,
     }

@@ -757,11 +757,11 @@ def numbered(texts: Sequence[str]) -> list[IndexRecord]:
     return records_of(HashEncoder(), {str(n): text for n, text in enumerate(texts)})
 
 
-@pytest.mark.parametrize("dtype", ["int8", "bogus"])
+@pytest.mark.parametrize("dtype", ["int4", "bogus"])
 def test_an_unknown_type_of_multi_vectors_is_refused_before_a_file_is_made(
     dtype: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(InvalidInputError, match="float16, float32"):
+    with pytest.raises(InvalidInputError, match="float16, int8, float32"):
         SQLiteIndex(tmp_path / "index.db", multi_vector_dtype=dtype)
     assert not list(tmp_path.iterdir())
 
