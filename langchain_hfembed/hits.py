@@ -82,12 +82,10 @@ def find(
         Hits, the best first; ties in the order in which the documents were stored.
     """
     with index.snapshot():
-        ids = index.candidates(query, fetch_k, filter_)
-
-        def documents(best: list[int]) -> list[Document]:
-            return [document_of(record) for record in index.get([ids[i] for i in best])]
-
-        return best_hits(index.score(query, ids), fusion, k, documents)
+        found = index.search(query, fetch_k, filter_)
+        return best_hits(
+            found.scores, fusion, k, lambda best: [*map(document_of, found.records(best))]
+        )
 
 
 def with_scores(hit: Hit) -> Document:

@@ -20,14 +20,18 @@ def pool_tokens(vectors: FloatArray, factor: int) -> FloatArray:
         `(max(1, tokens // factor), dim)`, or fewer rows where tokens are equal.
 
     Source:
-        Clavié et al. 2024, arXiv:2409.14683: hierarchical clustering with Ward's method.
+        Clavié et al. 2024, arXiv:2409.14683: hierarchical clustering of cosine distances with
+        Ward's method, as Sentence Transformers' `HierarchicalTokenPooling` has it.
     """
     count = max(1, len(vectors) // factor)
     if factor == 1 or count == len(vectors):
         return vectors
     from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
 
-    labels = fcluster(linkage(vectors, method="ward"), count, criterion="maxclust")
+    distances = np.maximum(1 - vectors @ vectors.T, 0)
+    np.fill_diagonal(distances, 0)
+    labels = fcluster(linkage(squareform(distances, checks=False), "ward"), count, "maxclust")
     _, firsts, clusters = np.unique(labels, return_index=True, return_inverse=True)
     sums = np.zeros((len(firsts), vectors.shape[1]), np.float64)
     np.add.at(sums, clusters, vectors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.filters import Filter
 from langchain_hfembed.scoring import Scores
-from langchain_hfembed.vectors import HybridEmbedding, View
+from langchain_hfembed.vectors import VIEWS, HybridEmbedding, View
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,28 @@ class IndexRecord:
     embedding: HybridEmbedding
 
 
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What an index proposes for a query.
+
+    Attributes:
+        ids: Their ids.
+        scores: Their scores in every view of the query, in the order of the ids.
+        records: Called with positions in `ids`, gives the documents there, without their views.
+    """
+
+    ids: list[str]
+    scores: Scores
+    records: Callable[[Sequence[int]], list[IndexRecord]]
+
+
 class HybridIndex(Protocol):
     """Stores documents with their views, proposes candidates for a query, and scores them."""
+
+    @property
+    def model(self) -> IndexModel | None:
+        """Which model the vectors come from; None while that is not known."""
+        ...
 
     def bind(self, model: IndexModel) -> None:
         """Say which model the vectors and queries come from.
@@ -80,6 +100,19 @@ class HybridIndex(Protocol):
 
         Their embeddings have these views, and none unless asked for.
         """
+        ...
+
+    def records(self, views: Collection[View] = VIEWS) -> Iterator[IndexRecord]:
+        """All documents with these views, a few in memory at a time.
+
+        What is stored meanwhile may come, too; within `snapshot()` all are of one state.
+        """
+        ...
+
+    def search(
+        self, query: HybridEmbedding, fetch_k: int, filter_: Filter | None = None
+    ) -> Candidates:
+        """`candidates`, their `score`, and their documents, out of one state of the index."""
         ...
 
     def candidates(

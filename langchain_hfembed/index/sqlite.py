@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_hfembed.errors import HybridIndexError, InvalidInputError
-from langchain_hfembed.index.base import IndexModel, IndexRecord, metadata_json
+from langchain_hfembed.index.base import Candidates, IndexModel, IndexRecord, metadata_json
 from langchain_hfembed.index.compatibility import (
     require_model,
     require_query_shape,
@@ -36,7 +36,9 @@ from langchain_hfembed.index.sqlite_rows import (
 )
 from langchain_hfembed.index.token_codec import MultiVectorDtype
 from langchain_hfembed.scoring import Scores, mean_maxsims, top_k, unit_embedding
-from langchain_hfembed.vectors import FloatArray, HybridEmbedding, View
+from langchain_hfembed.vectors import VIEWS, FloatArray, HybridEmbedding, View, check_views
+
+_PAGE = 64  # documents that records() holds at a time
 
 
 class SQLiteIndex:
@@ -102,6 +104,16 @@ class SQLiteIndex:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._file.path!r})"
 
+    @property
+    def model(self) -> IndexModel | None:
+        """Which model the vectors come from; None while that is not known."""
+        with self._file.transaction() as connection:
+            properties = properties_of(connection)
+        if not properties.get("fingerprint"):
+            return self._model
+        views = check_views(properties["views"].split(", "))
+        return IndexModel(properties["model_name"], properties["fingerprint"], views)
+
     def bind(self, model: IndexModel) -> None:
         """Say which model the vectors and queries come from; see `HybridIndex.bind`."""
         with self._file.transaction() as connection:
@@ -136,40 +148,41 @@ class SQLiteIndex:
     def get(self, ids: Sequence[str], *, views: Collection[View] = ()) -> list[IndexRecord]:
         """Documents by id, in the order of the ids; see `HybridIndex.get`."""
         with self._file.transaction() as connection:
-            properties = properties_of(connection)
-            found = {
-                id_: (key, text, metadata_of(metadata))
-                for key, id_, text, metadata in documents_of(connection, ids)
-            }
-            keys = [key for key, _, _ in found.values()] if views else []
-            embeddings = embeddings_of(connection, keys, properties, views)
-        nothing = HybridEmbedding()
-        return [
-            IndexRecord(id_, text, metadata, embeddings.get(key, nothing))
-            for id_ in ids
-            if id_ in found
-            for key, text, metadata in [found[id_]]
-        ]
+            found = _records(connection, documents_of(connection, ids), views)
+        by_id = {record.id: record for record in found}
+        return [by_id[id_] for id_ in ids if id_ in by_id]
+
+    def records(self, views: Collection[View] = VIEWS) -> Iterator[IndexRecord]:
+        """All documents, in the order of storing; see `HybridIndex.records`."""
+        last = 0
+        while True:
+            with self._file.transaction() as connection:
+                documents = connection.execute(
+                    "SELECT key, id, text, metadata FROM documents WHERE key > ? "
+                    "ORDER BY key LIMIT ?",
+                    (last, _PAGE),
+                ).fetchall()
+                page = _records(connection, documents, views)
+            if not documents:
+                return
+            last = documents[-1][0]
+            yield from page
+
+    def search(
+        self, query: HybridEmbedding, fetch_k: int, filter_: Filter | None = None
+    ) -> Candidates:
+        """Candidates with their scores and documents; see `HybridIndex.search`."""
+        with self._reading(query) as reading:
+            rows = reading.candidates(fetch_k, filter_)
+            ids, scores = reading.loaded.ids(rows), reading.scores(rows)
+        return Candidates(ids, scores, lambda best: self.get([ids[position] for position in best]))
 
     def candidates(
         self, query: HybridEmbedding, fetch_k: int, filter_: Filter | None = None
     ) -> list[str]:
         """Ids worth scoring; see `HybridIndex.candidates`."""
         with self._reading(query) as reading:
-            allowed = reading.allowed(filter_)
-            if fetch_k >= len(allowed):
-                return reading.loaded.ids(allowed)
-            proposed: list[NDArray[np.intp]] = []
-            if query.dense is not None:
-                proposed.append(allowed[top_k(reading.dense()[allowed], fetch_k)])
-            if query.sparse is not None:
-                scores = reading.sparse()
-                best = allowed[top_k(scores[allowed], fetch_k)]
-                proposed.append(best[scores[best] > 0])
-            if query.views == ("multi_vector",):
-                proposed.append(allowed[top_k(reading.multi_vector(allowed), fetch_k)])
-            rows = np.unique(np.concatenate(proposed)) if proposed else np.zeros(0, np.intp)
-            return reading.loaded.ids(rows)
+            return reading.loaded.ids(reading.candidates(fetch_k, filter_))
 
     def score(self, query: HybridEmbedding, ids: Sequence[str]) -> Scores:
         """Scores of these documents; see `HybridIndex.score`.
@@ -178,14 +191,7 @@ class SQLiteIndex:
             InvalidInputError: If an id is not in the index.
         """
         with self._reading(query) as reading:
-            rows = reading.loaded.rows(ids)
-            if not len(rows):  # an empty index has neither matrices nor properties
-                return Scores(**dict.fromkeys(query.views, np.zeros(0, np.float32)))
-            return Scores(
-                None if query.dense is None else reading.dense(rows),
-                None if query.sparse is None else reading.sparse(rows),
-                None if query.multi_vector is None else reading.multi_vector(rows),
-            )
+            return reading.scores(reading.loaded.rows(ids))
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -258,6 +264,32 @@ class _Reading:
     loaded: LoadedVectors
     query: HybridEmbedding
 
+    def candidates(self, fetch_k: int, filter_: Filter | None) -> NDArray[np.intp]:
+        """Rows of the documents worth scoring, increasing."""
+        allowed = self.allowed(filter_)
+        if fetch_k >= len(allowed):
+            return allowed
+        proposed: list[NDArray[np.intp]] = []
+        if self.query.dense is not None:
+            proposed.append(allowed[top_k(self.dense()[allowed], fetch_k)])
+        if self.query.sparse is not None:
+            scores = self.sparse()
+            best = allowed[top_k(scores[allowed], fetch_k)]
+            proposed.append(best[scores[best] > 0])
+        if self.query.views == ("multi_vector",):
+            proposed.append(allowed[top_k(self.multi_vector(allowed), fetch_k)])
+        return np.unique(np.concatenate(proposed)) if proposed else np.zeros(0, np.intp)
+
+    def scores(self, rows: NDArray[np.intp]) -> Scores:
+        """Scores of the documents in these rows, in every view of the query."""
+        if not len(rows):  # an empty index has neither matrices nor properties
+            return Scores(**dict.fromkeys(self.query.views, np.zeros(0, np.float32)))
+        return Scores(
+            None if self.query.dense is None else self.dense(rows),
+            None if self.query.sparse is None else self.sparse(rows),
+            None if self.query.multi_vector is None else self.multi_vector(rows),
+        )
+
     def allowed(self, filter_: Filter | None) -> NDArray[np.intp]:
         """Rows of the documents that pass a filter."""
         keys = self.loaded.keys
@@ -285,3 +317,18 @@ class _Reading:
         if missing := set(keys.tolist()) - scores.keys():
             raise malformed(f"documents: {len(missing)} have no multi-vector")
         return np.array([scores[key] for key in keys.tolist()], np.float32)
+
+
+def _records(
+    connection: sqlite3.Connection,
+    documents: Sequence[tuple[int, str, str, str]],
+    views: Collection[View],
+) -> list[IndexRecord]:
+    """Records of rows of documents: key, id, text and metadata."""
+    keys = [key for key, *_ in documents] if views else []
+    embeddings = embeddings_of(connection, keys, properties_of(connection), views)
+    nothing = HybridEmbedding()
+    return [
+        IndexRecord(id_, text, metadata_of(metadata), embeddings.get(key, nothing))
+        for key, id_, text, metadata in documents
+    ]

@@ -43,11 +43,12 @@ class TokenCodec:
         """The bytes of unit vectors, shape `(tokens, dim)`."""
         if self.dtype != "int8":
             return vectors.astype(self.dtype).tobytes()
-        steps = np.rint(_STEPS * vectors / np.abs(vectors).max(axis=1, keepdims=True))
+        largest = np.abs(vectors).max(axis=1, keepdims=True)
+        steps = np.rint(_STEPS * vectors / np.where(largest > 0, largest, 1))
         written = np.empty(len(vectors), self._numpy())
         written["steps"] = steps
         # So that what is read has length 1 again, which the largest value's own scale would not do.
-        written["scale"] = 1 / np.linalg.norm(steps, axis=1)
+        written["scale"] = 1 / np.maximum(np.linalg.norm(steps, axis=1), 1)
         return written.tobytes()
 
     def decode(self, blob: bytes) -> FloatArray:

@@ -44,6 +44,12 @@ def test_what_is_read_points_where_what_was_written_did(seed, count, dim):
         assert (cosines > 1 - LOSS[dtype]).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_token_without_direction_stays_one(dtype):
+    nothing = np.zeros((2, 8), np.float32)
+    assert (TokenCodec(dtype, 8).decode(TokenCodec(dtype, 8).encode(nothing)) == nothing).all()
+
+
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 512), ("float16", 256), ("int8", 130)])
 def test_what_a_token_takes(dtype, size):
     assert TokenCodec(dtype, 128).bytes_a_token == size
