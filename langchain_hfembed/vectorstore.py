@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, overload
 
@@ -20,12 +20,17 @@ from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.explain import Explanation, explain
 from langchain_hfembed.fusion import Fusion, WeightedSum
 from langchain_hfembed.hits import Hit, document_of, find
-from langchain_hfembed.index.base import HybridIndex, IndexModel, IndexRecord, metadata_json
+from langchain_hfembed.index.base import (
+    HybridIndex,
+    IndexModel,
+    IndexRecord,
+    batched,
+    metadata_json,
+)
 from langchain_hfembed.index.filters import Filter, parse_filter
 from langchain_hfembed.index.sqlite import SQLiteIndex
 from langchain_hfembed.vectors import HybridEmbedding, View
 
-_BATCH_BYTES = 256 << 20  # of token vectors: 8 texts of BGE-M3's 8,192 tokens
 _COSINE = WeightedSum(dense=1, sparse=0, multi_vector=0, normalization=None)
 
 
@@ -131,7 +136,7 @@ class HybridVectorStore(VectorStore):
             IndexRecord(record.id, record.text, record.metadata, embedding)
             for record, embedding in zip(records, embeddings, strict=True)
         )
-        for batch in _batches(encoded, batch_size):
+        for batch in batched(encoded, batch_size):
             self.index.upsert(batch)
         return [record.id for record in records]
 
@@ -442,21 +447,6 @@ def _records(
             raise InvalidInputError(f"text {position}: {error}", indices=[position]) from error
         records.append(record)
     return records
-
-
-def _batches(records: Iterable[IndexRecord], size: int) -> Iterator[list[IndexRecord]]:
-    """Records to store at once: `size` at most, fewer with 256 MB of token vectors."""
-    batch: list[IndexRecord] = []
-    room = _BATCH_BYTES
-    for record in records:
-        batch.append(record)
-        tokens = record.embedding.multi_vector
-        room -= 0 if tokens is None else tokens.nbytes
-        if len(batch) >= size or room <= 0:
-            yield batch
-            batch, room = [], _BATCH_BYTES
-    if batch:
-        yield batch
 
 
 def _dense_only(embedding: list[float]) -> HybridEmbedding:

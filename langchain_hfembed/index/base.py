@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +13,8 @@ from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.filters import Filter
 from langchain_hfembed.scoring import Scores
 from langchain_hfembed.vectors import VIEWS, HybridEmbedding, View
+
+_BATCH_BYTES = 256 << 20  # of token vectors: 8 texts of BGE-M3's 8,192 tokens
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,27 @@ class HybridIndex(Protocol):
     def close(self) -> None:
         """Release the index; it can be repeated. Any other call then raises."""
         ...
+
+
+def batched(records: Iterable[IndexRecord], size: int) -> Iterator[list[IndexRecord]]:
+    """Records to store at once: `size` at most, fewer with 256 MB of token vectors.
+
+    Raises:
+        InvalidInputError: If the size is below 1.
+    """
+    if size < 1:
+        raise InvalidInputError(f"batch_size={size} must be 1 or more")
+    batch: list[IndexRecord] = []
+    room = _BATCH_BYTES
+    for record in records:
+        batch.append(record)
+        tokens = record.embedding.multi_vector
+        room -= 0 if tokens is None else tokens.nbytes
+        if len(batch) >= size or room <= 0:
+            yield batch
+            batch, room = [], _BATCH_BYTES
+    if batch:
+        yield batch
 
 
 def metadata_json(record: IndexRecord) -> str:

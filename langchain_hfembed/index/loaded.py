@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.matrices import DenseMatrix, Growing, SparseMatrix
 from langchain_hfembed.index.sqlite_metadata import malformed
-from langchain_hfembed.index.sqlite_rows import joined, sparse_vectors, stored_vectors
+from langchain_hfembed.index.sqlite_rows import (
+    joined,
+    last_removal,
+    removed_since,
+    sparse_vectors,
+    stored_vectors,
+)
 
 _ROWS_AT_ONCE = 4096
 
@@ -25,13 +31,16 @@ class LoadedVectors:
     """
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self.dense: DenseMatrix | None = None
         self.sparse: SparseMatrix | None = None
         self._keys = Growing(np.int64)
         self._ids: list[str] = []
         self._key_of: dict[str, int] = {}
         self._last_key = 0
-        self._last_removal: int | None = None
+        self._last_removal = 0
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -59,16 +68,13 @@ class LoadedVectors:
 
     def refresh(self, connection: sqlite3.Connection, properties: Mapping[str, str]) -> None:
         """Take over what has been removed and added since the last time."""
-        if self._last_removal is None:
-            (newest,) = connection.execute("SELECT MAX(number) FROM removals").fetchone()
-            self._last_removal = newest or 0
-        removals = connection.execute(
-            "SELECT number, key FROM removals WHERE number > ? ORDER BY number",
-            (self._last_removal,),
-        ).fetchall()
-        if removals:
-            self._last_removal = removals[-1][0]
-            self._remove(np.array([key for _, key in removals], np.int64))
+        newest = last_removal(connection)
+        removed = removed_since(connection, self._last_removal)
+        if len(removed) < newest - self._last_removal:  # compact() has dropped some of them
+            self._forget()
+        elif len(removed):
+            self._remove(removed)
+        self._last_removal = newest
         added = connection.execute(
             "SELECT key, id, dense, sparse_indices, sparse_values FROM documents "
             "LEFT JOIN vectors USING (key) WHERE key > ? ORDER BY key",

@@ -205,6 +205,20 @@ class SQLiteIndex:
             (count,) = connection.execute("SELECT COUNT(*) FROM documents").fetchone()
             return int(count)
 
+    def compact(self) -> None:
+        """Give the space of deleted and replaced documents back to the disk.
+
+        It rewrites the file, and needs about as much free space meanwhile. Other processes go on
+        reading; interrupted, it leaves everything as it was.
+
+        Raises:
+            IndexLockedError: If another writer was busy for too long.
+            HybridIndexError: If the disk is full.
+        """
+        with self._file.transaction("IMMEDIATE") as connection:
+            connection.execute("DELETE FROM removals")
+        self._file.compact()
+
     def close(self) -> None:
         """Close the file, which is then the only one left; it can be repeated."""
         self._file.close()

@@ -119,15 +119,7 @@ class SQLiteFile:
                 within a transaction for reading.
             IndexLockedError: If another writer was busy for too long.
         """
-        with self._lock, self._errors():
-            if self._connection is None:
-                raise HybridIndexError(f"the index {self.path} is closed; open it again to use it")
-            if self._process != os.getpid():
-                raise HybridIndexError(
-                    f"the index {self.path} was opened in another process, from which this one was "
-                    "forked; SQLite can't share a connection so. Open the index again here"
-                )
-            connection = self._connection
+        with self._open() as connection:
             if connection.in_transaction:
                 if kind == "IMMEDIATE":
                     raise HybridIndexError(
@@ -142,6 +134,34 @@ class SQLiteFile:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+
+    def compact(self) -> None:
+        """Give back the space of what was removed.
+
+        Raises:
+            HybridIndexError: If the index is closed, within a transaction, or SQLite fails.
+            IndexLockedError: If another writer was busy for too long.
+        """
+        with self._open() as connection:
+            if connection.in_transaction:
+                raise HybridIndexError(
+                    f"the index {self.path} can't be compacted within snapshot(); leave it first"
+                )
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone."""
+        with self._lock, self._errors():
+            if self._connection is None:
+                raise HybridIndexError(f"the index {self.path} is closed; open it again to use it")
+            if self._process != os.getpid():
+                raise HybridIndexError(
+                    f"the index {self.path} was opened in another process, from which this one was "
+                    "forked; SQLite can't share a connection so. Open the index again here"
+                )
+            yield self._connection
 
     def close(self) -> None:
         """Close the file; it can be repeated."""
@@ -174,8 +194,8 @@ class SQLiteFile:
             )
         if "disk is full" in reason:
             return HybridIndexError(
-                f"the disk with the index {self.path} is full ({reason}). The batch was not "
-                "stored, all earlier ones were; free some space and add it again"
+                f"the disk with the index {self.path} is full ({reason}). Nothing was changed, and "
+                "all that was stored before is there; free some space and try again"
             )
         return HybridIndexError(f"the index {self.path} can't be used: {reason}")
 

@@ -103,6 +103,24 @@ def remove(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
         connection.executemany(statement, ((key,) for key in keys))
 
 
+def removed_since(connection: sqlite3.Connection, number: int) -> NDArray[np.int64]:
+    """Keys of the documents that were removed after the removal of this number."""
+    rows = connection.execute("SELECT key FROM removals WHERE number > ?", (number,)).fetchall()
+    try:
+        return np.array([key for (key,) in rows], np.int64)
+    except (TypeError, ValueError) as error:
+        raise malformed(f"removals: {error}") from error
+
+
+def last_removal(connection: sqlite3.Connection) -> int:
+    """How many removals there were, those that compacting has dropped included."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'removals'").fetchone()
+    try:
+        return int(row[0]) if row else 0
+    except (TypeError, ValueError) as error:
+        raise malformed(f"removals: {error}") from error
+
+
 def token_vectors(
     connection: sqlite3.Connection, keys: NDArray[np.int64], properties: Mapping[str, str]
 ) -> Iterator[tuple[list[int], FloatArray, list[int]]]:

@@ -885,7 +885,7 @@ def test_batches_end_where_token_vectors_grow_large(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         store.index, "upsert", lambda records: (sizes.append(len(records)), upsert(records))
     )
-    monkeypatch.setattr("langchain_hfembed.vectorstore._BATCH_BYTES", 1)
+    monkeypatch.setattr("langchain_hfembed.index.base._BATCH_BYTES", 1)
     store.add_texts(TEXTS)
     assert sizes == [1] * len(TEXTS)
     monkeypatch.undo()
