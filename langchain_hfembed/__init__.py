@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from langchain_hfembed.http.tei import EndpointInfo
     from langchain_hfembed.index.base import HybridIndex, IndexRecord
     from langchain_hfembed.index.sqlite import SQLiteIndex
+    from langchain_hfembed.index.transfer import copy_index, export_index, import_index
     from langchain_hfembed.rerankers import HuggingFaceEndpointReranker, HybridReranker
     from langchain_hfembed.retriever import HybridRetriever
     from langchain_hfembed.scoring import Scores, mean_maxsim, score, sparse_dot
@@ -77,6 +78,7 @@ _HOMES = {
     "http.tei": ("EndpointInfo",),
     "index.base": ("HybridIndex", "IndexRecord"),
     "index.sqlite": ("SQLiteIndex",),
+    "index.transfer": ("copy_index", "export_index", "import_index"),
     "rerankers": ("HuggingFaceEndpointReranker", "HybridReranker"),
     "retriever": ("HybridRetriever",),
     "scoring": ("Scores", "mean_maxsim", "score", "sparse_dot"),
@@ -126,7 +128,10 @@ __all__ = [
     "TokenMatch",
     "View",
     "WeightedSum",
+    "copy_index",
     "embeddings_from_env",
+    "export_index",
+    "import_index",
     "mean_maxsim",
     "score",
     "sparse_dot",

@@ -208,7 +208,8 @@ def _read(root: Path, number: int) -> Iterator[IndexRecord]:
     try:
         lines = path.with_suffix(".jsonl").read_text(encoding="utf-8").split("\n")
         documents = [json.loads(line) for line in lines if line]
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: NumPy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             embeddings = _embeddings(dict(arrays), len(documents))
         for document, embedding in zip(documents, embeddings, strict=True):
             if not isinstance(document["id"], str) or not isinstance(document["text"], str):

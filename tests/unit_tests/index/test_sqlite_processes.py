@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from langchain_hfembed import (
     WeightedSum,
     score,
 )
+from langchain_hfembed.index.filters import parse_filter
 from langchain_hfembed.vectors import VIEWS, HybridEmbedding, SparseVector
 from tests.encoders import HashEncoder
 
@@ -64,6 +66,7 @@ import numpy as np
 from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.index.base import IndexModel, IndexRecord
 from langchain_hfembed.index.sqlite import SQLiteIndex
+from langchain_hfembed.index.filters import parse_filter
 from langchain_hfembed.vectors import VIEWS, HybridEmbedding, SparseVector
 SIZE = {SIZE}
 {inspect.getsource(record)}
@@ -499,3 +502,193 @@ def test_a_process_killed_while_it_writes_the_log_back_loses_nothing(tmp_path: P
     with HybridVectorStore(encoder, path=path) as store:
         assert store.get_by_ids(ids) == expected
         assert len(store.search("text 7", k=120)) == 120
+
+
+# Killed while it compacts or migrates ------------------------------------------------------------
+
+UPKEEP = (
+    PRELUDE
+    + """
+for line in sys.stdin:
+    path, code = json.loads(line)
+    pid = os.fork()
+    if pid:
+        os.write(1, b"pid %d\\n" % pid)
+        os.waitpid(pid, 0)
+        os.write(1, b"gone\\n")
+        continue
+    os.write(1, b"begun\\n")
+    exec(code)
+    os.write(1, b"finished\\n")
+    os._exit(0)
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def upkeep() -> Iterator[Child]:
+    child = Child(UPKEEP)
+    yield child
+    child.close()
+
+
+def kill_during(upkeep: Child, path: Path, code: str, delay: float | None) -> bool:
+    """Let a process do something, and kill it after a delay; whether it had finished."""
+    upkeep.tell(json.dumps([str(path), code]))
+    lines: list[str] = []
+    while "begun" not in lines or not any(line.startswith("pid") for line in lines):
+        lines.append(upkeep.hear())
+    [pid] = [int(line.split()[1]) for line in lines if line.startswith("pid")]
+    if delay is not None:
+        time.sleep(delay)
+        with suppress(ProcessLookupError):  # it was faster
+            os.kill(pid, signal.SIGKILL)
+    while "gone" not in lines:
+        lines.append(upkeep.hear())
+    return "finished" in lines
+
+
+@pytest.fixture(scope="module")
+def large_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An index of 100 batches, half of whose file is free space."""
+    path = tmp_path_factory.mktemp("large") / "index.db"
+    with SQLiteIndex(path) as index:
+        for n in range(200):
+            index.upsert(batch(n))
+        index.delete([f"{n}-{j}" for n in range(100) for j in range(SIZE)])
+    return path.read_bytes()
+
+
+REMAINING = {id_: text for id_, text in texts_after(199).items() if int(id_.split("-")[0]) > 99}
+COMPACT = "SQLiteIndex(path).compact()"
+MIGRATE = "SQLiteIndex(path)"
+
+
+def as_layout_1(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DROP TABLE metadata_leaves; PRAGMA user_version = 1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [COMPACT, MIGRATE], ids=["compacting", "migrating"])
+def test_a_process_killed_during_upkeep_loses_nothing(
+    tmp_path: Path, upkeep: Child, large_file: bytes, code: str
+) -> None:
+    def prepare(name: str) -> Path:
+        path = tmp_path / name / "index.db"
+        path.parent.mkdir()
+        path.write_bytes(large_file)
+        if code == MIGRATE:
+            as_layout_1(path)
+        return path
+
+    start = time.perf_counter()
+    assert kill_during(upkeep, prepare("whole"), code, None)
+    duration = time.perf_counter() - start
+    cut_off = 0
+    for attempt in range(20):
+        path = prepare(str(attempt))
+        cut_off += not kill_during(upkeep, path, code, duration * attempt / 20)
+        with SQLiteIndex(path) as index:
+            assert texts_in(index) == REMAINING
+            last = [id_ for id_ in REMAINING if REMAINING[id_] == "199"]
+            found = index.candidates(QUERY, 10**6, parse_filter({"number": 199}))
+            assert found == sorted(last, key=list(REMAINING).index)
+        assert [file.name for file in path.parent.iterdir()] == ["index.db"]
+    assert cut_off > 4, "it was never killed half way"
+
+
+def test_a_reader_notices_what_was_removed_before_a_compaction(
+    tmp_path: Path, other: Child
+) -> None:
+    path = tmp_path / "index.db"
+    with SQLiteIndex(path) as reader:
+        reader.upsert([record(str(n), str(n)) for n in range(5)])
+        assert len(texts_in(reader)) == 5
+        code = f"index = SQLiteIndex({str(path)!r}); index.delete(['1']); index.compact()"
+        assert other.run(code) == "done"
+        assert texts_in(reader) == {str(n): str(n) for n in (0, 2, 3, 4)}
+        assert other.run("index.delete(['3']); index.compact(); index.delete(['4'])") == "done"
+        assert texts_in(reader) == {"0": "0", "2": "2"}
+        assert other.run("index.compact(); index.upsert([record('9', '9')])") == "done"
+        assert texts_in(reader) == {"0": "0", "2": "2", "9": "9"}
+        assert other.run("index.close()") == "done"
+
+
+# Two readers and a writer ------------------------------------------------------------------------
+
+KEPT = 10  # batches; older ones are deleted, each in a transaction of its own
+
+
+def state(last: int, deleted: bool) -> dict[str, str]:
+    """Id and text of each document after a batch, and after the deletion that follows it."""
+    oldest = max(0, last + 1 - KEPT if deleted else last - KEPT)
+    return {f"{n}-{j}": str(min(n + 1, last)) for n in range(oldest, last + 1) for j in range(SIZE)}
+
+
+WRITES = f"""
+KEPT = {KEPT}
+until, n = time.monotonic() + SECONDS, 0
+index = SQLiteIndex(PATH, multi_vector_dtype="float32")
+while time.monotonic() < until:
+    index.upsert(batch(n))
+    index.delete([f"{{n - KEPT}}-{{j}}" for j in range(SIZE)])
+    if n % 20 == 19:
+        index.compact()
+    n += 1
+index.close()
+"""
+READS = f"""
+from langchain_hfembed.fusion import WeightedSum
+from langchain_hfembed.hits import find
+from langchain_hfembed.index.filters import parse_filter
+from langchain_hfembed.scoring import score
+KEPT = {KEPT}
+raw_sum = WeightedSum(normalization=None)
+{inspect.getsource(state)}
+query = HybridEmbedding(
+    np.array([1, 0.25]), SparseVector.from_dict({{10**6: 1.0, 7: 0.5}}), np.array([[1, 0.5]])
+)
+expected, order = {{}}, []
+until = time.monotonic() + SECONDS
+index = SQLiteIndex(PATH, multi_vector_dtype="float32")
+while time.monotonic() < until:
+    filter_ = parse_filter({{"number": {{"$gte": 0}}}})
+    hits = find(index, query, k=10**6, fetch_k=10**6, fusion=raw_sum, filter_=filter_)
+    if not hits:
+        continue
+    batches = {{int(hit.document.id.split("-")[0]) for hit in hits}}
+    now = max(batches), max(batches) - KEPT not in batches
+    if now not in expected:
+        texts = state(*now)
+        scores = score(query, [record(id_, text).embedding for id_, text in texts.items()])
+        expected[now] = {{
+            id_: (text, fused)
+            for (id_, text), fused in zip(texts.items(), raw_sum(scores).tolist())
+        }}
+    found = {{hit.document.id: hit.document.page_content for hit in hits}}
+    assert found == {{id_: text for id_, (text, _) in expected[now].items()}}, (now, found)
+    for hit in hits:
+        assert abs(hit.score - expected[now][hit.document.id][1]) < 1e-5, (now, hit)
+    order.append(now)
+index.close()
+assert order == sorted(order), "an older state came after a newer one"
+print(json.dumps(str(len(expected))), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_each_result_of_two_readers_equals_brute_force_over_a_state_of_the_writer(
+    tmp_path: Path, children: list[Child]
+) -> None:
+    """For SOAK_SECONDS, 10 by default."""
+    path = str(tmp_path / "index.db")
+    SQLiteIndex(path, multi_vector_dtype="float32").close()
+    writer, *readers = children[:3]
+    named = f"PATH, SECONDS = {path!r}, {os.environ.get('SOAK_SECONDS', '10')}\n"
+    for child, code in ((writer, WRITES), (readers[0], READS), (readers[1], READS)):
+        child.start(named + code)
+    assert writer.result() == "done"
+    for reader in readers:
+        assert int(reader.result()) > 20, "nobody searched while batches were stored"
+        assert reader.result() == "done"
