@@ -135,6 +135,7 @@ def token_vectors(
     found: list[int] = []
     blobs: list[bytes] = []
     lengths: list[int] = []
+    waiting = 0  # tokens
 
     def chunk() -> tuple[list[int], FloatArray, list[int]]:
         vectors = codec.decode(joined(blobs))
@@ -150,10 +151,12 @@ def token_vectors(
         found.append(key)
         blobs.append(blob)
         lengths.append(len(blob) // codec.bytes_a_token)
-        if sum(lengths) >= _TOKENS_AT_ONCE:
+        waiting += lengths[-1]
+        if waiting >= _TOKENS_AT_ONCE:
             yield chunk()
             for column in (found, blobs, lengths):
                 column.clear()
+            waiting = 0
     if found:
         yield chunk()
 

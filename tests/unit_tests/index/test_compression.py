@@ -44,6 +44,15 @@ def test_what_is_read_points_where_what_was_written_did(seed, count, dim):
         assert (cosines > 1 - LOSS[dtype]).all()
 
 
+def test_every_finite_half_is_read_as_numpy_reads_it():
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)]
+    read = TokenCodec("float16", 1).decode(finite.tobytes())[:, 0]
+    assert (read == finite.astype(np.float32)).all()
+    others = halves[~np.isfinite(halves)]
+    assert (np.abs(TokenCodec("float16", 1).decode(others.tobytes())) > 65_000).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_token_without_direction_stays_one(dtype):
     nothing = np.zeros((2, 8), np.float32)
