@@ -127,15 +127,23 @@ def _print_table(collection: Collection, results: dict[str, dict[str, float]]) -
     print()
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("collections", nargs="+", type=Path, help="folders in BEIR's form")
+def model_arguments() -> argparse.ArgumentParser:
+    """Which model, and where its indexes are kept; a parent of other parsers."""
+    parser = argparse.ArgumentParser(add_help=False)
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", help="a model id or folder; the demo model if absent")
     model.add_argument("--dense", help="a Sentence Transformers model instead, dense alone")
     parser.add_argument("--query-instruction", default="")
     parser.add_argument("--document-instruction", default="")
     parser.add_argument("--cache", type=Path, default=Path(".benchmarks"), help="for the indexes")
+    return parser
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0] if __doc__ else None, parents=[model_arguments()]
+    )
+    parser.add_argument("collections", nargs="+", type=Path, help="folders in BEIR's form")
     parser.add_argument("--json", action="store_true", help="a line of JSON a collection")
     return parser.parse_args()
 

@@ -111,12 +111,12 @@ class SparseMatrix:
         self._segments = [segment.kept(mask) for segment in self._segments]
         self._documents = int(mask.sum())
 
-    def scores(self, query: SparseVector, rows: NDArray[np.intp] | None = None) -> FloatArray:
-        """Dot products with a query, of all documents or of those in `rows`."""
+    def scores(self, query: SparseVector) -> FloatArray:
+        """Dot products of all documents with a query."""
         scores = np.zeros(self._documents, np.float32)
         for segment in self._segments:
             segment.add_scores(query, scores)
-        return scores if rows is None else scores[rows]
+        return scores
 
 
 @dataclass(frozen=True, eq=False)

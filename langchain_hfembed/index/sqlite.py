@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike, fspath
 from typing import get_args
 
@@ -38,6 +39,7 @@ from langchain_hfembed.index.token_codec import MultiVectorDtype
 from langchain_hfembed.scoring import Scores, mean_maxsims, top_k, unit_embedding
 from langchain_hfembed.vectors import VIEWS, FloatArray, HybridEmbedding, View, check_views
 
+_MOST = 1.01  # a cosine, with what float16 rounds
 _PAGE = 64  # documents that records() holds at a time
 
 
@@ -285,11 +287,10 @@ class _Reading:
             return allowed
         proposed: list[NDArray[np.intp]] = []
         if self.query.dense is not None:
-            proposed.append(allowed[top_k(self.dense()[allowed], fetch_k)])
+            proposed.append(allowed[top_k(self._of(self.dense(), allowed), fetch_k)])
         if self.query.sparse is not None:
-            scores = self.sparse()
-            best = allowed[top_k(scores[allowed], fetch_k)]
-            proposed.append(best[scores[best] > 0])
+            best = allowed[top_k(self._of(self._sparse, allowed), fetch_k)]
+            proposed.append(best[self._sparse[best] > 0])
         if self.query.views == ("multi_vector",):
             proposed.append(allowed[top_k(self.multi_vector(allowed), fetch_k)])
         return np.unique(np.concatenate(proposed)) if proposed else np.zeros(0, np.intp)
@@ -316,10 +317,18 @@ class _Reading:
         assert self.query.dense is not None
         return self.loaded.dense.scores(self.query.dense, rows)
 
-    def sparse(self, rows: NDArray[np.intp] | None = None) -> FloatArray:
+    def sparse(self, rows: NDArray[np.intp]) -> FloatArray:
+        return self._sparse[rows]
+
+    @cached_property
+    def _sparse(self) -> FloatArray:
+        """Of all documents; those of a few take as long."""
         assert self.loaded.sparse is not None
         assert self.query.sparse is not None
-        return self.loaded.sparse.scores(self.query.sparse, rows)
+        return self.loaded.sparse.scores(self.query.sparse)
+
+    def _of(self, scores: FloatArray, rows: NDArray[np.intp]) -> FloatArray:
+        return scores if len(rows) == len(self.loaded) else scores[rows]
 
     def multi_vector(self, rows: NDArray[np.intp] | None = None) -> FloatArray:
         assert self.query.multi_vector is not None
@@ -327,6 +336,8 @@ class _Reading:
         scores: dict[int, float] = {}
         for found, tokens, lengths in token_vectors(self.connection, keys, self.properties):
             maxsims = mean_maxsims(self.query.multi_vector, tokens, lengths)
+            if not (np.abs(maxsims) <= _MOST).all():  # False for NaN, too
+                raise malformed("multi-vectors")
             scores.update(zip(found, maxsims.tolist(), strict=True))
         if missing := set(keys.tolist()) - scores.keys():
             raise malformed(f"documents: {len(missing)} have no multi-vector")

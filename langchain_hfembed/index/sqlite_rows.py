@@ -127,38 +127,34 @@ def token_vectors(
     """Token vectors of documents, some at a time, in the order in which they lie in the file.
 
     Yields:
-        The keys of some documents; their vectors one after the other, shape `(tokens, dim)`; and
-        how many each document has.
+        The keys of some documents; their vectors one after the other, shape `(tokens, dim)`, in
+        memory that the next ones overwrite; and how many each document has.
     """
     codec = codec_of(properties)
     assert codec is not None
+    room = np.empty((_TOKENS_AT_ONCE, codec.dim), np.float32)
     found: list[int] = []
-    blobs: list[bytes] = []
     lengths: list[int] = []
-    waiting = 0  # tokens
-
-    def chunk() -> tuple[list[int], FloatArray, list[int]]:
-        vectors = codec.decode(joined(blobs))
-        _require_unit_length(vectors)
-        return found.copy(), vectors, lengths.copy()
-
+    end = 0
     for key, blob in connection.execute(
         "SELECT key, vectors FROM multi_vectors WHERE key IN (SELECT value FROM json_each(?))",
         (json.dumps(keys.tolist()),),
     ):
         if not blob or len(blob) % codec.bytes_a_token:
             raise malformed("multi-vectors")
+        tokens = len(blob) // codec.bytes_a_token
+        if end + tokens > len(room):
+            if found:
+                yield found, room[:end], lengths
+            found, lengths, end = [], [], 0
+            if tokens > len(room):
+                room = np.empty((tokens, codec.dim), np.float32)
+        codec.decode(blob, room[end : end + tokens])
         found.append(key)
-        blobs.append(blob)
-        lengths.append(len(blob) // codec.bytes_a_token)
-        waiting += lengths[-1]
-        if waiting >= _TOKENS_AT_ONCE:
-            yield chunk()
-            for column in (found, blobs, lengths):
-                column.clear()
-            waiting = 0
+        lengths.append(tokens)
+        end += tokens
     if found:
-        yield chunk()
+        yield found, room[:end], lengths
 
 
 def codec_of(properties: Mapping[str, str]) -> TokenCodec | None:
@@ -234,7 +230,9 @@ def embeddings_of(
     tokens: dict[int, FloatArray] = {}
     if "multi_vector" in views and "multi_vector_dim" in properties:
         for found, flat, lengths in token_vectors(connection, np.array(keys), properties):
-            tokens.update(zip(found, np.split(flat, np.cumsum(lengths)[:-1]), strict=True))
+            _require_unit_length(flat)
+            owned = np.split(flat.copy(), np.cumsum(lengths)[:-1])
+            tokens.update(zip(found, owned, strict=True))
     rows = connection.execute(
         "SELECT key, dense, sparse_indices, sparse_values FROM vectors "
         "WHERE key IN (SELECT value FROM json_each(?))",
