@@ -60,7 +60,8 @@ _FILES = (
     "sparse_linear.pt",
 )
 
-_TEMPORARY_NAME = re.compile(r"\.multilingual-e5-small(-q4)?-[0-9a-f]{12}\.[0-9a-f]{32}(\.old)?")
+_NAME = re.compile(r"multilingual-e5-small(-q4)?-[0-9a-f]{12}")
+_TEMPORARY_NAME = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{32}}(\.old)?")
 _ABANDONED_AFTER = 24 * 60 * 60
 """In seconds. A build takes five; on a machine that sleeps in between, longer."""
 
@@ -110,6 +111,11 @@ def cache_root(cache_folder: str | Path | None = None) -> Path:
         return Path(chosen).expanduser().absolute()
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches).absolute() / "langchain-hfembed"
+
+
+def is_demo_model(name: str) -> bool:
+    """Whether it is a folder of `demo_model_folder`, which needs the two instructions."""
+    return _NAME.fullmatch(Path(name).name) is not None
 
 
 def _is_complete(folder: Path) -> bool:

@@ -44,8 +44,7 @@ def require_kind(kind: Kind, name: str, *, cache_folder: str | None, revision: s
     """
 
     def content(filename: str) -> Any:
-        path = _file(name, filename, cache_folder, revision)
-        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+        return _content(name, filename, cache_folder, revision)
 
     architectures = (content("config.json") or {}).get("architectures") or []
     fits = any(a.endswith(_ARCHITECTURES[kind]) for a in architectures)
@@ -64,6 +63,37 @@ def require_kind(kind: Kind, name: str, *, cache_folder: str | None, revision: s
         f"{name} is a {found}, not a {kind}, and would get random weights for what it lacks. Give "
         f"a model that was trained as one{own}"
     )
+
+
+def stated_kind(name: str) -> Kind:
+    """The kind that a model's files say it is of; without any such file, a dense model.
+
+    Args:
+        name: Its folder, or its name on the Hub, once these files of it are in the cache:
+            `modules.json`, `config.json` and `config_sentence_transformers.json`.
+    """
+    architectures = (_content(name, "config.json") or {}).get("architectures") or []
+    for architecture in architectures:
+        if architecture.endswith(_ARCHITECTURES["MultiVectorEncoder"]):
+            return "MultiVectorEncoder"
+    if _content(name, "modules.json") is None:
+        return "SentenceTransformer"
+    settings = _content(name, "config_sentence_transformers.json") or {}
+    found = settings.get("model_type", "SentenceTransformer")
+    found = _OTHER_NAMES.get(found, found)
+    return found if found in get_args(Kind) else "SentenceTransformer"
+
+
+def has_file(name: str, filename: str) -> bool:
+    """Whether a model that is on this machine has such a file."""
+    return _file(name, filename, None, None) is not None
+
+
+def _content(
+    name: str, filename: str, cache_folder: str | None = None, revision: str | None = None
+) -> Any:
+    path = _file(name, filename, cache_folder, revision)
+    return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
 def _file(name: str, filename: str, cache_folder: str | None, revision: str | None) -> Path | None:
