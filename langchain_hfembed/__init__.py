@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from langchain_hfembed.http.report import EndpointReport
     from langchain_hfembed.http.tei import EndpointInfo
     from langchain_hfembed.index.base import HybridIndex, IndexRecord
+    from langchain_hfembed.index.qdrant import QdrantIndex
     from langchain_hfembed.index.sqlite import SQLiteIndex
     from langchain_hfembed.index.transfer import copy_index, export_index, import_index
     from langchain_hfembed.rerankers import HuggingFaceEndpointReranker, HybridReranker
@@ -77,6 +78,7 @@ _HOMES = {
     "http.report": ("EndpointReport",),
     "http.tei": ("EndpointInfo",),
     "index.base": ("HybridIndex", "IndexRecord"),
+    "index.qdrant": ("QdrantIndex",),
     "index.sqlite": ("SQLiteIndex",),
     "index.transfer": ("copy_index", "export_index", "import_index"),
     "rerankers": ("HuggingFaceEndpointReranker", "HybridReranker"),
@@ -120,6 +122,7 @@ __all__ = [
     "InvalidResponseError",
     "ModelNotFoundError",
     "PerView",
+    "QdrantIndex",
     "RateLimitError",
     "ReciprocalRankFusion",
     "SQLiteIndex",

@@ -1,0 +1,161 @@
+"""What can go wrong between qdrant-client and a server: what is sent again, what the user sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import grpc  # type: ignore[import-untyped]
+import httpx
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from langchain_hfembed.errors import (
+    AuthenticationError,
+    EmbeddingError,
+    EndpointTimeoutError,
+    HybridIndexError,
+    RateLimitError,
+)
+from langchain_hfembed.http.retry import PassingFailure
+
+T = TypeVar("T")
+
+_LONGEST_WAIT = 120.0  # seconds; as at other endpoints
+_backoff = wait_random_exponential(multiplier=0.5, max=20)
+# What gRPC calls the HTTP statuses that matter here.
+_STATUSES = {
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 408,
+    grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.UNAVAILABLE: 503,
+}
+_MEANINGS: dict[int | None, tuple[type[EmbeddingError], str]] = {
+    401: (AuthenticationError, "Pass an api_key that may read and write this collection"),
+    403: (AuthenticationError, "Pass an api_key that may read and write this collection"),
+    404: (HybridIndexError, "Check the URL; if the collection was deleted, open the index again"),
+    408: (EndpointTimeoutError, "Raise timeout, or lower batch_bytes"),
+    413: (
+        HybridIndexError,
+        "Lower batch_bytes; for one document of this size raise the server's max_request_size_mb",
+    ),
+    429: (RateLimitError, "Send fewer requests at a time, or raise max_retries"),
+    None: (HybridIndexError, "Check the URL, and whether the server runs"),
+}
+_REFUSED = (
+    ResponseHandlingException,
+    UnexpectedResponse,
+    ResourceExhaustedResponse,
+    grpc.RpcError,
+    httpx.HTTPError,
+    ValueError,  # local mode's word for everything
+)
+
+
+class Server:
+    """A server, asked again where that may help: full jitter from 0.5 s, doubling up to 20 s.
+
+    Every request of an index can be sent twice: points are replaced as a whole, by id.
+
+    Args:
+        url: Of the server. Its user and password are left out of messages.
+        collection: For messages.
+        max_retries: Attempts after the first one; 0 sends once.
+    """
+
+    def __init__(self, url: str, collection: str, max_retries: int) -> None:
+        self.url = without_password(url)
+        self._collection = collection
+        self._max_retries = max_retries
+
+    def ask(self, request: Callable[[], T]) -> T:
+        """Send a request until it succeeds, or fails for good.
+
+        Raises:
+            EmbeddingError: One of ours, naming the URL.
+        """
+
+        def attempt() -> T:
+            try:
+                return request()
+            except _REFUSED as error:
+                failure = _failure_of(error)
+                ours = self._error(failure)
+                if failure.passes:
+                    raise PassingFailure(ours, wait=failure.wait) from error
+                raise ours from error
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(PassingFailure),
+            wait=_wait,
+            stop=stop_after_attempt(self._max_retries + 1),
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except PassingFailure as failure:
+            raise failure.error from failure.__cause__
+
+    def _error(self, failure: _Failure) -> EmbeddingError:
+        status = failure.status
+        kind, advice = _MEANINGS.get(status, (HybridIndexError, ""))
+        if status is None:
+            what = f"{self.url} can't be reached"
+        else:
+            what = f"{self.url} refused a request on the collection {self._collection!r} ({status})"
+        wait = f", and asks to wait {failure.wait:g} s" if failure.wait else ""
+        return kind(f"{what}: {failure.reason}{wait}{advice and f'. {advice}'}")
+
+
+def without_password(url: str) -> str:
+    """A URL for messages."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What became of a request: an HTTP status, or None where there was no reply."""
+
+    status: int | None
+    reason: str
+    wait: float | None = None
+
+    @property
+    def passes(self) -> bool:
+        if self.wait is not None and self.wait > _LONGEST_WAIT:
+            return False
+        return self.status is None or self.status in (408, 429) or self.status >= 500
+
+
+def _failure_of(error: Exception) -> _Failure:
+    if isinstance(error, ResponseHandlingException):
+        error = error.source
+    status: int | None = 400
+    reason, wait = f"{type(error).__name__}: {error}", None
+    if isinstance(error, ResourceExhaustedResponse):
+        status, reason, wait = 429, str(error), float(error.retry_after_s)
+    elif isinstance(error, UnexpectedResponse):
+        status = error.status_code
+        reason = error.content.decode(errors="replace")[:500].strip() or error.reason_phrase
+    elif isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
+        status, reason = _STATUSES.get(error.code(), 400), str(error.details())
+    elif isinstance(error, httpx.TimeoutException):
+        status, reason = 408, type(error).__name__
+    elif isinstance(error, httpx.HTTPError):
+        status = None
+    return _Failure(status, reason, wait)
+
+
+def _wait(state: RetryCallState) -> float:
+    assert state.outcome is not None
+    failure = state.outcome.exception()
+    assert isinstance(failure, PassingFailure)
+    return (failure.wait or 0.0) + _backoff(state)

@@ -1,0 +1,311 @@
+"""The plan in qdrant-client's words: a Qdrant server, a cluster, or the client's local mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from langchain_hfembed.errors import HybridIndexError, InvalidInputError
+from langchain_hfembed.index.qdrant_plan import (
+    AllOf,
+    AnyOf,
+    Condition,
+    Found,
+    HasId,
+    HasKeyword,
+    InRange,
+    Layout,
+    NoneOf,
+    Point,
+    Query,
+)
+from langchain_hfembed.vectors import SparseVector, View
+
+try:
+    from qdrant_client import QdrantClient, models
+    from qdrant_client.local.qdrant_local import QdrantLocal
+except ImportError as error:
+    raise ImportError(
+        f"QdrantIndex(url=... or client=...) needs qdrant-client ({error}): "
+        'pip install "langchain-hfembed[qdrant]"'
+    ) from error
+
+# After qdrant-client, whose absence it would report in other words.
+from langchain_hfembed.index.qdrant_failures import Server, without_password
+
+T = TypeVar("T")
+
+
+def connect(
+    url: str, api_key: SecretStr | str | None, *, prefer_grpc: bool, timeout: float
+) -> QdrantClient:
+    """A client for a server, which is not asked for anything yet."""
+    key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
+    try:
+        return QdrantClient(
+            url=url,
+            api_key=key,
+            prefer_grpc=prefer_grpc,
+            timeout=math.ceil(timeout),
+            # It would ask in a thread, and warn instead of raising.
+            check_compatibility=False,
+        )
+    except ValueError as error:
+        raise InvalidInputError(
+            f"url={without_password(url)!r} is no server's URL, such as "
+            "'https://qdrant.example.com:6333'"
+        ) from error
+
+
+class RemoteEngine:
+    """A collection on a server.
+
+    Args:
+        client: Speaks to it.
+        collection: The collection's name.
+        settings: Of `create_collection()`: shards, replicas.
+        max_retries: Attempts after the first one.
+        owned: Whether `close()` closes the client, too.
+    """
+
+    def __init__(
+        self,
+        client: QdrantClient,
+        collection: str,
+        settings: dict[str, Any],
+        *,
+        max_retries: int,
+        owned: bool,
+    ) -> None:
+        self._client = client
+        self._collection = collection
+        self._settings = settings
+        self._owned = owned
+        if not isinstance(client, QdrantClient):
+            raise InvalidInputError(
+                f"client is a {type(client).__name__}; it must be a qdrant_client.QdrantClient"
+            )
+        inner = client._client
+        # Local mode warns about what it has no use for.
+        self._is_local = isinstance(inner, QdrantLocal)
+        url = "local mode" if self._is_local else str(inner.rest_uri)  # type: ignore[attr-defined]
+        self._server = Server(url, collection, max_retries)
+        self.name = f"{collection} at {self._server.url}"
+        self._is_closed = False
+
+    def require_open(self) -> None:
+        """Raise HybridIndexError after `close()`."""
+        if self._is_closed:
+            raise HybridIndexError(f"the index {self.name} is closed; open it again to use it")
+
+    def exists(self) -> bool:
+        """Whether there is a collection."""
+        return self._send(lambda: self._client.collection_exists(self._collection))
+
+    def create(self, layout: Layout, fields: Mapping[str, str], first: Point) -> None:
+        """Make the collection; take one that is empty and just as it would be made."""
+        if not self.exists():
+            try:
+                self._create(layout)
+            except HybridIndexError:
+                # Sent twice after a lost reply, or another process was faster.
+                if not self.exists():
+                    raise
+        stored = self._send(lambda: self._client.count(self._collection)).count
+        if stored or self._dims() != layout.dims():
+            raise HybridIndexError(
+                f"the collection {self.name} belongs to another program, or was made with other "
+                "vectors. It was not changed; give another collection_name"
+            )
+        for key, kind in fields.items():
+            self.index_field(key, kind)
+        self.upsert([first])
+
+    def fields(self) -> set[str]:
+        """Keys of the payload that have an index."""
+        info = self._send(lambda: self._client.get_collection(self._collection))
+        return set(info.payload_schema)
+
+    def index_field(self, key: str, kind: str) -> None:
+        """Index a key of the payload."""
+        if not self._is_local:
+            schema = _KINDS[kind]
+            self._send(
+                lambda: self._client.create_payload_index(self._collection, key, schema, wait=True)
+            )
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        """Store points, and wait until they are."""
+        structs = [*map(_point, points)]
+        self._send(lambda: self._client.upsert(self._collection, structs, wait=True))
+
+    def flush(self) -> None:
+        """Nothing: a server has what it acknowledges in its write-ahead log."""
+        self.require_open()
+
+    def delete(self, condition: Condition) -> None:
+        """Remove the points that pass."""
+        selector = models.FilterSelector(filter=_filter(condition))
+        self._send(lambda: self._client.delete(self._collection, selector, wait=True))
+
+    def query_batch(self, queries: Sequence[Query]) -> list[list[Found]]:
+        """Answer several queries in one request."""
+        requests = [self._request(query) for query in queries]
+        answers = self._send(lambda: self._client.query_batch_points(self._collection, requests))
+        return [
+            [
+                Found(UUID(str(point.id)), point.payload or {}, point.score)
+                for point in answer.points
+            ]
+            for answer in answers
+        ]
+
+    def retrieve(
+        self, ids: Sequence[UUID], payload: Sequence[str], views: Sequence[View]
+    ) -> list[Found]:
+        """Points by id."""
+        found = self._send(
+            lambda: self._client.retrieve(
+                self._collection,
+                [*map(str, ids)],
+                with_payload=[*payload],
+                with_vectors=[*views] or False,
+            )
+        )
+        return [*map(_found, found)]
+
+    def page(
+        self, key: str, start: int, limit: int, payload: Sequence[str], views: Sequence[View]
+    ) -> list[Found]:
+        """Points from this number at a key of the payload on, in its order."""
+        found, _ = self._send(
+            lambda: self._client.scroll(
+                self._collection,
+                limit=limit,
+                order_by=models.OrderBy(key=key, start_from=start),
+                with_payload=[*payload],
+                with_vectors=[*views] or False,
+            )
+        )
+        return [*map(_found, found)]
+
+    def count(self, condition: Condition) -> int:
+        """How many points pass."""
+        passing = _filter(condition)
+        counted = self._send(
+            lambda: self._client.count(self._collection, count_filter=passing, exact=True)
+        )
+        return counted.count
+
+    def close(self) -> None:
+        """Close the client, unless it was the caller's."""
+        if self._owned and not self._is_closed:
+            self._client.close()
+        self._is_closed = True
+
+    def _send(self, request: Callable[[], T]) -> T:
+        self.require_open()
+        return self._server.ask(request)
+
+    def _create(self, layout: Layout) -> None:
+        vectors = {}
+        if layout.dense_dim is not None:
+            vectors["dense"] = models.VectorParams(
+                size=layout.dense_dim,
+                distance=models.Distance.DOT,
+                quantization_config=layout.quantization_of("dense"),
+                on_disk=layout.on_disk,
+            )
+        if layout.multi_vector_dim is not None:
+            vectors["multi_vector"] = models.VectorParams(
+                size=layout.multi_vector_dim,
+                distance=models.Distance.DOT,
+                multivector_config=models.MultiVectorConfig(
+                    comparator=models.MultiVectorComparator.MAX_SIM
+                ),
+                datatype=models.Datatype(layout.multi_vector_dtype),
+                quantization_config=layout.quantization_of("multi_vector"),
+                # No graph, which would compare all tokens with all tokens.
+                hnsw_config=models.HnswConfigDiff(m=0),
+                on_disk=True,
+            )
+        sparse = models.SparseVectorParams(index=models.SparseIndexParams(on_disk=layout.on_disk))
+        self._send(
+            lambda: self._client.create_collection(
+                self._collection,
+                vectors_config=vectors,
+                sparse_vectors_config={"sparse": sparse} if layout.has_sparse else None,
+                on_disk_payload=True,
+                **self._settings,
+            )
+        )
+
+    def _dims(self) -> dict[str, int | None]:
+        info = self._send(lambda: self._client.get_collection(self._collection))
+        params = info.config.params
+        vectors = params.vectors if isinstance(params.vectors, dict) else {"": params.vectors}
+        dims: dict[str, int | None] = {
+            name: params.size for name, params in vectors.items() if params is not None
+        }
+        return dims | dict.fromkeys(params.sparse_vectors or {})
+
+    def _request(self, query: Query) -> models.QueryRequest:
+        ignored = models.QuantizationSearchParams(ignore=True) if query.exact else None
+        params = models.SearchParams(exact=query.exact, quantization=ignored)
+        return models.QueryRequest(
+            query=None if query.vector is None else _vector(query.vector),
+            using=query.view,
+            filter=None if query.condition is None else _filter(query.condition),
+            limit=query.limit,
+            params=None if self._is_local else params,
+            with_payload=[*query.payload] or False,
+        )
+
+
+_KINDS = {
+    "keyword": models.PayloadSchemaType.KEYWORD,
+    "float": models.PayloadSchemaType.FLOAT,
+    "integer": models.PayloadSchemaType.INTEGER,
+}
+_CONDITIONS: dict[type[Any], Callable[[Any], Any]] = {
+    HasKeyword: lambda it: models.FieldCondition(
+        key=it.key, match=models.MatchAny(any=[*it.values])
+    ),
+    InRange: lambda it: models.FieldCondition(
+        key=it.key, range=models.Range(gt=it.gt, gte=it.gte, lt=it.lt, lte=it.lte)
+    ),
+    HasId: lambda it: models.HasIdCondition(has_id=[*map(str, it.ids)]),
+    AllOf: lambda it: models.Filter(must=[*map(_condition, it.conditions)]),
+    AnyOf: lambda it: models.Filter(should=[*map(_condition, it.conditions)]),
+    NoneOf: lambda it: models.Filter(must_not=[*map(_condition, it.conditions)]),
+}
+
+
+def _condition(condition: Condition) -> Any:
+    return _CONDITIONS[type(condition)](condition)
+
+
+def _filter(condition: Condition) -> models.Filter:
+    return models.Filter(must=[_condition(condition)])
+
+
+def _point(point: Point) -> models.PointStruct:
+    vectors: dict[str, Any] = {
+        view: _vector(getattr(point.vectors, view)) for view in point.vectors.views
+    }
+    return models.PointStruct(id=str(point.id), vector=vectors, payload=dict(point.payload))
+
+
+def _vector(vector: Any) -> Any:
+    if isinstance(vector, SparseVector):
+        return models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+    return vector.tolist()
+
+
+def _found(record: models.Record) -> Found:
+    vectors = record.vector if isinstance(record.vector, dict) else {}
+    return Found(UUID(str(record.id)), record.payload or {}, vectors=vectors)
