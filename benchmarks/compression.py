@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from benchmarks.beir import Collection, read_collection
 from benchmarks.quality import indexed, make_encoder, measure, model_arguments
 from langchain_hfembed import HybridVectorStore, SQLiteIndex, copy_index
-from langchain_hfembed.index.token_codec import MultiVectorDtype
+from langchain_hfembed.index.sqlite.token_codec import MultiVectorDtype
 
 _WAYS: tuple[tuple[MultiVectorDtype, int], ...] = (
     ("float16", 1),

@@ -34,8 +34,8 @@ from tqdm.auto import tqdm
 from langchain_hfembed.fusion import Fusion, WeightedSum
 from langchain_hfembed.hits import find
 from langchain_hfembed.index.base import HybridIndex, IndexRecord
-from langchain_hfembed.index.qdrant import QdrantIndex
-from langchain_hfembed.index.sqlite import SQLiteIndex
+from langchain_hfembed.index.qdrant.index import QdrantIndex
+from langchain_hfembed.index.sqlite.index import SQLiteIndex
 from langchain_hfembed.vectors import HybridEmbedding, SparseVector
 
 _DENSE, _TOKENS, _TOKEN_DIM, _WEIGHTS = 384, 80, 128, 60

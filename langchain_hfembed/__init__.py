@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from langchain_hfembed.http.report import EndpointReport
     from langchain_hfembed.http.tei import EndpointInfo
     from langchain_hfembed.index.base import HybridIndex, IndexRecord
-    from langchain_hfembed.index.qdrant import QdrantIndex
-    from langchain_hfembed.index.sqlite import SQLiteIndex
+    from langchain_hfembed.index.qdrant.index import QdrantIndex
+    from langchain_hfembed.index.sqlite.index import SQLiteIndex
     from langchain_hfembed.index.transfer import copy_index, export_index, import_index
     from langchain_hfembed.rerankers import HuggingFaceEndpointReranker, HybridReranker
     from langchain_hfembed.retriever import HybridRetriever
@@ -78,8 +78,8 @@ _HOMES = {
     "http.report": ("EndpointReport",),
     "http.tei": ("EndpointInfo",),
     "index.base": ("HybridIndex", "IndexRecord"),
-    "index.qdrant": ("QdrantIndex",),
-    "index.sqlite": ("SQLiteIndex",),
+    "index.qdrant.index": ("QdrantIndex",),
+    "index.sqlite.index": ("SQLiteIndex",),
     "index.transfer": ("copy_index", "export_index", "import_index"),
     "rerankers": ("HuggingFaceEndpointReranker", "HybridReranker"),
     "retriever": ("HybridRetriever",),

@@ -81,4 +81,4 @@ class IndexMismatchError(HybridIndexError):
 
 
 class IndexLockedError(HybridIndexError):
-    """Another process is writing to the index, and went on for longer than the wait allowed."""
+    """Another process writes to the index for longer than the wait allows, or has it open alone."""

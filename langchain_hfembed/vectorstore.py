@@ -28,7 +28,7 @@ from langchain_hfembed.index.base import (
     metadata_json,
 )
 from langchain_hfembed.index.filters import Filter, parse_filter
-from langchain_hfembed.index.sqlite import SQLiteIndex
+from langchain_hfembed.index.sqlite.index import SQLiteIndex
 from langchain_hfembed.vectors import HybridEmbedding, View
 
 _COSINE = WeightedSum(dense=1, sparse=0, multi_vector=0, normalization=None)

@@ -35,19 +35,19 @@ def open_index(target: str, collection: str | None = None) -> HybridIndex:
         HybridIndexError: If it can't be opened.
     """
     if is_server(target):
-        from langchain_hfembed.index.qdrant import QdrantIndex
+        from langchain_hfembed.index.qdrant.index import QdrantIndex
 
         key = os.environ.get("QDRANT_API_KEY")
         return QdrantIndex(collection or DEFAULT_COLLECTION, url=target, api_key=key)
     if collection is not None:
         raise InvalidInputError(f"--collection is for Qdrant servers, {target} is none")
     if target.startswith(_EDGE):
-        from langchain_hfembed.index.qdrant import QdrantIndex
+        from langchain_hfembed.index.qdrant.index import QdrantIndex
 
         return QdrantIndex(path=_edge_folder(target))
     if _NO_PATH.fullmatch(target):
         raise InvalidInputError(f"{target}: a URL starts with http:// or https://")
-    from langchain_hfembed.index.sqlite import SQLiteIndex
+    from langchain_hfembed.index.sqlite.index import SQLiteIndex
 
     return SQLiteIndex(target)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 logger = logging.getLogger(__name__)
@@ -62,16 +63,26 @@ class RetryPolicy:
         Raises:
             Exception: The last failure's error, when attempts or time have run out.
         """
+        with self._settings(where) as settings:
+            return await AsyncRetrying(**settings)(attempt)
+
+    def call_blocking(self, attempt: Callable[[], T], where: str) -> T:
+        """Like `call`, for a client that blocks the thread."""
+        with self._settings(where) as settings:
+            return Retrying(**settings)(attempt)
+
+    @contextmanager
+    def _settings(self, where: str) -> Iterator[dict[str, Any]]:
+        """What tenacity is told for one call, within which its last failure becomes an error."""
         patience = _Patience(self, where)
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(PassingFailure),
-            wait=patience.wait,
-            stop=patience.is_over,
-            before_sleep=patience.log,
-            reraise=True,
-        )
         try:
-            return await retrying(attempt)
+            yield {
+                "retry": retry_if_exception_type(PassingFailure),
+                "wait": patience.wait,
+                "stop": patience.is_over,
+                "before_sleep": patience.log,
+                "reraise": True,
+            }
         except PassingFailure as failure:
             raise failure.error from failure.__cause__
         finally:

@@ -34,12 +34,12 @@ def require_model(properties: Mapping[str, str], model: IndexModel, path: str) -
             f"the index {path} was made by the model {stored!r}, this is {model.name!r}"
             f"{f' with {others}' if others else ''}; their vectors can't be compared. Open it with "
             "the model and the settings that it was made with, or index the documents again into a "
-            "new file"
+            "new index"
         )
     if properties["views"] != views:
         raise IndexMismatchError(
             f"the index {path} holds the views {properties['views']}; the model {model.name!r} "
-            f"gives {views}. Index the documents again into a new file"
+            f"gives {views}. Index the documents again into a new index"
         )
 
 

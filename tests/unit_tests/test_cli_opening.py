@@ -21,7 +21,7 @@ from langchain_hfembed.embeddings import (
     HuggingFaceSparseEmbeddings,
 )
 from langchain_hfembed.errors import HybridIndexError
-from langchain_hfembed.index.sqlite import SQLiteIndex
+from langchain_hfembed.index.sqlite.index import SQLiteIndex
 from langchain_hfembed.ingestion import Step
 from tests.command_line import hfembed
 
@@ -104,7 +104,7 @@ def test_a_url_is_a_qdrant_server_with_its_collection_and_key(
 ) -> None:
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(
-        "langchain_hfembed.index.qdrant.QdrantIndex",
+        "langchain_hfembed.index.qdrant.index.QdrantIndex",
         lambda *args, **kwargs: asked.append({**kwargs, "collection": args}),
     )
     monkeypatch.delenv("QDRANT_API_KEY", raising=False)

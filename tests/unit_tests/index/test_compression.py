@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from langchain_hfembed import HybridEmbedding, HybridIndexError, InvalidInputError, SQLiteIndex
 from langchain_hfembed.index.base import IndexRecord
-from langchain_hfembed.index.token_codec import TokenCodec
+from langchain_hfembed.index.sqlite.token_codec import TokenCodec
 from langchain_hfembed.pooling import pool_tokens
 from langchain_hfembed.scoring import unit_rows
 

@@ -326,7 +326,7 @@ def test_a_migration_that_is_cut_off_leaves_the_file_as_it_was(tmp_path: Path, m
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("langchain_hfembed.index.sqlite_metadata.insert_leaves", insert)
+        patch.setattr("langchain_hfembed.index.sqlite.metadata.insert_leaves", insert)
         with pytest.raises(KeyboardInterrupt):
             SQLiteIndex(path)
     connection = sqlite3.connect(path)

@@ -25,7 +25,7 @@ from langchain_hfembed import (
 )
 from langchain_hfembed.index.base import IndexModel
 from langchain_hfembed.index.filters import parse_filter
-from langchain_hfembed.index.qdrant_plan import Engine
+from langchain_hfembed.index.qdrant.plan import Engine
 from langchain_hfembed.scoring import unit_embedding
 from langchain_hfembed.vectors import VIEWS
 from tests.encoders import HashEncoder
@@ -123,7 +123,7 @@ def test_more_documents_than_a_page_come_back_once_each(open_index: Open):
 
 
 def test_pages_meet_documents_that_two_writers_gave_one_number(open_index: Open, monkeypatch):
-    monkeypatch.setattr("langchain_hfembed.index.qdrant.time.time_ns", lambda: 10**15)
+    monkeypatch.setattr("langchain_hfembed.index.qdrant.index.time.time_ns", lambda: 10**15)
     for writer in "abc":
         index = open_index()
         index.upsert([_record(f"{writer}{number}") for number in range(50)])
@@ -248,8 +248,8 @@ def test_a_document_removed_between_the_two_is_left_out(index: QdrantIndex, view
 
 
 def _only(id_: str) -> Any:
-    from langchain_hfembed.index.qdrant_payload import point_id
-    from langchain_hfembed.index.qdrant_plan import HasId
+    from langchain_hfembed.index.qdrant.payload import point_id
+    from langchain_hfembed.index.qdrant.plan import HasId
 
     return HasId((point_id(id_),))  # type: ignore[arg-type]
 
@@ -435,13 +435,13 @@ def test_the_callers_client_stays_open():
 @pytest.mark.parametrize(
     ("package", "module", "arguments", "extra"),
     [
-        ("qdrant_client", "qdrant_remote", {"url": "http://localhost"}, "qdrant"),
-        ("qdrant_edge", "qdrant_edge", {"path": "x"}, "qdrant-edge"),
+        ("qdrant_client", "remote", {"url": "http://localhost"}, "qdrant"),
+        ("qdrant_edge", "edge", {"path": "x"}, "qdrant-edge"),
     ],
 )
 def test_a_missing_package_names_the_extra(monkeypatch, package, module, arguments, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"langchain_hfembed.index.{module}", raising=False)
+    monkeypatch.delitem(sys.modules, f"langchain_hfembed.index.qdrant.{module}", raising=False)
     with pytest.raises(ImportError, match=re.escape(f'pip install "langchain-hfembed[{extra}]"')):
         QdrantIndex(**arguments)
 

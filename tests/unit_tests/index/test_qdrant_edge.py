@@ -21,11 +21,12 @@ from langchain_hfembed import (
     IndexRecord,
     QdrantIndex,
 )
-from langchain_hfembed.index import qdrant_edge
-from langchain_hfembed.index.qdrant_payload import PROPERTIES_ID
+from langchain_hfembed.index.qdrant.payload import PROPERTIES_ID
 from tests.encoders import HashEncoder, records
 
 pytest.importorskip("qdrant_edge")
+
+from langchain_hfembed.index.qdrant import edge as engine
 
 ENCODER = HashEncoder()
 TEXTS = {"one": "red apple", "two": "green apple tree", "three": "blue sky"}
@@ -98,7 +99,7 @@ def test_the_folder_appears_when_it_is_complete(tmp_path: Path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(qdrant_edge, "_point", cut_off)
+        patch.setattr(engine, "_point", cut_off)
         with pytest.raises(KeyboardInterrupt):
             index.upsert(records(ENCODER, TEXTS))
     assert list((tmp_path / "deep").iterdir()) == []
@@ -194,7 +195,7 @@ def test_what_is_acknowledged_was_flushed(index: QdrantIndex):
 
 
 def test_graphs_are_built_when_enough_came_together(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(qdrant_edge, "_UNOPTIMIZED", 10)
+    monkeypatch.setattr(engine, "_UNOPTIMIZED", 10)
     with QdrantIndex(path=tmp_path / "index") as index:
         for start in range(0, 40, 4):
             index.upsert(records(ENCODER, {str(n): f"word{n}" for n in range(start, start + 4)}))

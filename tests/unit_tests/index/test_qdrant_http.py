@@ -25,7 +25,6 @@ from langchain_hfembed import (
     QdrantIndex,
     RateLimitError,
 )
-from langchain_hfembed.index import qdrant_failures
 from langchain_hfembed.index.filters import parse_filter
 from langchain_hfembed.vectors import VIEWS
 from tests.encoders import HashEncoder, records
@@ -356,7 +355,9 @@ def test_no_server_is_named_without_its_password():
     with index, pytest.raises(HybridIndexError, match=f"//127.0.0.1:{port} can't be reached"):
         index.count()
     assert KEY not in repr(index)
-    assert qdrant_failures.without_password("https://me:pw@host:1/x") == "https://host:1/x"
+    from langchain_hfembed.index.qdrant.failures import without_password
+
+    assert without_password("https://me:pw@host:1/x") == "https://host:1/x"
 
 
 @pytest.mark.parametrize("key", [KEY, SecretStr(KEY)])

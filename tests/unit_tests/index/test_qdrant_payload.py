@@ -16,7 +16,7 @@ from langchain_hfembed import HybridEmbedding, IndexRecord, InvalidInputError, S
 from langchain_hfembed.index.base import metadata_json
 from langchain_hfembed.index.filters import Compare, Every, Leaf, Not, OneOf, Some, matches
 from langchain_hfembed.index.filters import parse_filter as parsed
-from langchain_hfembed.index.qdrant_payload import (
+from langchain_hfembed.index.qdrant.payload import (
     PROPERTIES_ID,
     condition_of,
     escaped,
@@ -25,7 +25,7 @@ from langchain_hfembed.index.qdrant_payload import (
     payload_of,
     point_id,
 )
-from langchain_hfembed.index.qdrant_plan import (
+from langchain_hfembed.index.qdrant.plan import (
     AllOf,
     AnyOf,
     Condition,
@@ -34,7 +34,7 @@ from langchain_hfembed.index.qdrant_plan import (
     NoneOf,
     Point,
 )
-from langchain_hfembed.index.qdrant_points import batches, pages, point_of
+from langchain_hfembed.index.qdrant.points import batches, pages, point_of
 from tests.unit_tests.index.test_filters import filters, metadatas
 
 anything = st.text(st.characters(), max_size=8)  # lone surrogates too

@@ -776,7 +776,7 @@ def test_a_search_interrupted_while_loading_does_not_shift_later_ones(
     query = HashEncoder().encode_queries(["blue dog"])[0]
     with monkeypatch.context() as patch:
         patch.setattr(
-            "langchain_hfembed.index.loaded.SparseMatrix.append",
+            "langchain_hfembed.index.sqlite.loaded.SparseMatrix.append",
             lambda *_arguments: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         with pytest.raises(KeyboardInterrupt):

@@ -65,7 +65,7 @@ import json, os, sqlite3, sys, time
 import numpy as np
 from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.index.base import IndexModel, IndexRecord
-from langchain_hfembed.index.sqlite import SQLiteIndex
+from langchain_hfembed.index.sqlite.index import SQLiteIndex
 from langchain_hfembed.index.filters import parse_filter
 from langchain_hfembed.vectors import VIEWS, HybridEmbedding, SparseVector
 SIZE = {SIZE}

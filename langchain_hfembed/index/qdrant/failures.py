@@ -11,8 +11,6 @@ import grpc  # type: ignore[import-untyped]
 import httpx
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
-from tenacity.wait import wait_random_exponential
 
 from langchain_hfembed.errors import (
     AuthenticationError,
@@ -21,12 +19,11 @@ from langchain_hfembed.errors import (
     HybridIndexError,
     RateLimitError,
 )
-from langchain_hfembed.http.retry import PassingFailure
+from langchain_hfembed.http.retry import PassingFailure, RetryPolicy
 
 T = TypeVar("T")
 
 _LONGEST_WAIT = 120.0  # seconds; as at other endpoints
-_backoff = wait_random_exponential(multiplier=0.5, max=20)
 # What gRPC calls the HTTP statuses that matter here.
 _STATUSES = {
     grpc.StatusCode.UNAUTHENTICATED: 401,
@@ -73,7 +70,7 @@ class Server:
     def __init__(self, url: str, collection: str, max_retries: int) -> None:
         self.url = without_password(url)
         self._collection = collection
-        self._max_retries = max_retries
+        self._policy = RetryPolicy(max_retries, cold_start_timeout=0)
 
     def ask(self, request: Callable[[], T]) -> T:
         """Send a request until it succeeds, or fails for good.
@@ -92,16 +89,7 @@ class Server:
                     raise PassingFailure(ours, wait=failure.wait) from error
                 raise ours from error
 
-        retrying = Retrying(
-            retry=retry_if_exception_type(PassingFailure),
-            wait=_wait,
-            stop=stop_after_attempt(self._max_retries + 1),
-            reraise=True,
-        )
-        try:
-            return retrying(attempt)
-        except PassingFailure as failure:
-            raise failure.error from failure.__cause__
+        return self._policy.call_blocking(attempt, self.url)
 
     def _error(self, failure: _Failure) -> EmbeddingError:
         status = failure.status
@@ -152,10 +140,3 @@ def _failure_of(error: Exception) -> _Failure:
     elif isinstance(error, httpx.HTTPError):
         status = None
     return _Failure(status, reason, wait)
-
-
-def _wait(state: RetryCallState) -> float:
-    assert state.outcome is not None
-    failure = state.outcome.exception()
-    assert isinstance(failure, PassingFailure)
-    return (failure.wait or 0.0) + _backoff(state)

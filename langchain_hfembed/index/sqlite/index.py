@@ -23,10 +23,10 @@ from langchain_hfembed.index.compatibility import (
     shape_of,
 )
 from langchain_hfembed.index.filters import Filter
-from langchain_hfembed.index.loaded import LoadedVectors
-from langchain_hfembed.index.sqlite_file import SQLiteFile
-from langchain_hfembed.index.sqlite_metadata import malformed, matching_keys, metadata_of
-from langchain_hfembed.index.sqlite_rows import (
+from langchain_hfembed.index.sqlite.file import SQLiteFile
+from langchain_hfembed.index.sqlite.loaded import LoadedVectors
+from langchain_hfembed.index.sqlite.metadata import malformed, matching_keys, metadata_of
+from langchain_hfembed.index.sqlite.rows import (
     codec_of,
     documents_of,
     embeddings_of,
@@ -35,7 +35,7 @@ from langchain_hfembed.index.sqlite_rows import (
     remove,
     token_vectors,
 )
-from langchain_hfembed.index.token_codec import MultiVectorDtype
+from langchain_hfembed.index.sqlite.token_codec import MultiVectorDtype
 from langchain_hfembed.scoring import Scores, mean_maxsims, top_k, unit_embedding
 from langchain_hfembed.vectors import VIEWS, FloatArray, HybridEmbedding, View, check_views
 

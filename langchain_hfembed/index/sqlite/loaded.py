@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_hfembed.errors import InvalidInputError
-from langchain_hfembed.index.matrices import DenseMatrix, Growing, SparseMatrix
-from langchain_hfembed.index.sqlite_metadata import malformed
-from langchain_hfembed.index.sqlite_rows import (
+from langchain_hfembed.index.sqlite.matrices import DenseMatrix, Growing, SparseMatrix
+from langchain_hfembed.index.sqlite.metadata import malformed
+from langchain_hfembed.index.sqlite.rows import (
     joined,
     last_removal,
     removed_since,

@@ -1,6 +1,6 @@
 """What is asked of Qdrant, in neither of its two clients' words: plain dataclasses. No I/O.
 
-`qdrant_remote` says them to a server, `qdrant_edge` to the engine in this process.
+`remote` says them to a server, `edge` to the engine in this process.
 """
 
 from __future__ import annotations

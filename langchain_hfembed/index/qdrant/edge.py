@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from langchain_hfembed.errors import HybridIndexError, IndexLockedError
-from langchain_hfembed.index.qdrant_plan import (
+from langchain_hfembed.index.qdrant.plan import (
     AllOf,
     AnyOf,
     Condition,

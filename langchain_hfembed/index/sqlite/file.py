@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from langchain_hfembed.errors import HybridIndexError, IndexLockedError
-from langchain_hfembed.index.sqlite_metadata import TABLE, add_leaves
+from langchain_hfembed.index.sqlite.metadata import TABLE, add_leaves
 
 _APPLICATION_ID = int.from_bytes(b"HFEB", "big")
 _SCHEMA_VERSION = 2

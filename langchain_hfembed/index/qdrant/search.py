@@ -7,9 +7,9 @@ from uuid import UUID
 
 import numpy as np
 
-from langchain_hfembed.index.qdrant_collection import DOCUMENTS
-from langchain_hfembed.index.qdrant_payload import ORDER
-from langchain_hfembed.index.qdrant_plan import (
+from langchain_hfembed.index.qdrant.collection import DOCUMENTS
+from langchain_hfembed.index.qdrant.payload import ORDER
+from langchain_hfembed.index.qdrant.plan import (
     AllOf,
     Condition,
     Engine,
@@ -17,7 +17,7 @@ from langchain_hfembed.index.qdrant_plan import (
     HasId,
     Query,
 )
-from langchain_hfembed.index.qdrant_points import found_id, pages
+from langchain_hfembed.index.qdrant.points import found_id, pages
 from langchain_hfembed.scoring import Scores
 from langchain_hfembed.vectors import FloatArray, HybridEmbedding, View
 

@@ -8,8 +8,8 @@ from typing import Any
 from langchain_hfembed.errors import HybridIndexError, InvalidInputError
 from langchain_hfembed.index.base import IndexModel
 from langchain_hfembed.index.compatibility import require_model, shape_of
-from langchain_hfembed.index.qdrant_payload import LEAVES, ORDER, PROPERTIES_ID, number_keys
-from langchain_hfembed.index.qdrant_plan import Engine, HasId, Layout, NoneOf, Point
+from langchain_hfembed.index.qdrant.payload import LEAVES, ORDER, PROPERTIES_ID, number_keys
+from langchain_hfembed.index.qdrant.plan import Engine, HasId, Layout, NoneOf, Point
 from langchain_hfembed.vectors import HybridEmbedding
 
 # All points but the one that holds the properties.

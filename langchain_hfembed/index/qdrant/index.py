@@ -21,15 +21,15 @@ from langchain_hfembed.index.compatibility import (
     require_shape,
 )
 from langchain_hfembed.index.filters import Filter
-from langchain_hfembed.index.qdrant_collection import DOCUMENTS, QdrantCollection
-from langchain_hfembed.index.qdrant_payload import (
+from langchain_hfembed.index.qdrant.collection import DOCUMENTS, QdrantCollection
+from langchain_hfembed.index.qdrant.payload import (
     DOCUMENT,
     ORDER,
     condition_of,
     payload_of,
 )
-from langchain_hfembed.index.qdrant_plan import Engine, Found, HasId
-from langchain_hfembed.index.qdrant_points import (
+from langchain_hfembed.index.qdrant.plan import Engine, Found, HasId
+from langchain_hfembed.index.qdrant.points import (
     batches,
     found_id,
     page_size,
@@ -39,7 +39,7 @@ from langchain_hfembed.index.qdrant_points import (
     record_of,
     wanted_views,
 )
-from langchain_hfembed.index.qdrant_search import POINTS_AT_ONCE, proposed, scored
+from langchain_hfembed.index.qdrant.search import POINTS_AT_ONCE, proposed, scored
 from langchain_hfembed.scoring import Scores, unit_embedding
 from langchain_hfembed.vectors import VIEWS, HybridEmbedding, View, check_views
 
@@ -136,7 +136,7 @@ class QdrantIndex:
         )
         self._engine: Engine
         if path is None:
-            from langchain_hfembed.index.qdrant_remote import RemoteEngine, connect
+            from langchain_hfembed.index.qdrant.remote import RemoteEngine, connect
 
             self._engine = RemoteEngine(
                 client or connect(str(url), api_key, prefer_grpc=prefer_grpc, timeout=timeout),
@@ -146,7 +146,7 @@ class QdrantIndex:
                 owned=client is None,
             )
         else:
-            from langchain_hfembed.index.qdrant_edge import EdgeEngine
+            from langchain_hfembed.index.qdrant.edge import EdgeEngine
 
             self._engine = EdgeEngine(fspath(path), max_search_threads)
         self._collection = QdrantCollection(

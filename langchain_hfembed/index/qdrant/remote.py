@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from langchain_hfembed.errors import HybridIndexError, InvalidInputError
-from langchain_hfembed.index.qdrant_plan import (
+from langchain_hfembed.index.qdrant.plan import (
     AllOf,
     AnyOf,
     Condition,
@@ -35,7 +35,7 @@ except ImportError as error:
     ) from error
 
 # After qdrant-client, whose absence it would report in other words.
-from langchain_hfembed.index.qdrant_failures import Server, without_password
+from langchain_hfembed.index.qdrant.failures import Server, without_password
 
 T = TypeVar("T")
 

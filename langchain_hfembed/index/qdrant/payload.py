@@ -18,7 +18,7 @@ from uuid import UUID, uuid5
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.base import IndexRecord
 from langchain_hfembed.index.filters import Compare, Every, Filter, Leaf, Not, OneOf, Some, leaves
-from langchain_hfembed.index.qdrant_plan import (
+from langchain_hfembed.index.qdrant.plan import (
     AllOf,
     AnyOf,
     Condition,

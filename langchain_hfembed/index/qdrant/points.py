@@ -10,8 +10,8 @@ from uuid import UUID
 import numpy as np
 
 from langchain_hfembed.index.base import IndexRecord
-from langchain_hfembed.index.qdrant_payload import point_id
-from langchain_hfembed.index.qdrant_plan import Found, Point
+from langchain_hfembed.index.qdrant.payload import point_id
+from langchain_hfembed.index.qdrant.plan import Found, Point
 from langchain_hfembed.pooling import pool_tokens
 from langchain_hfembed.scoring import unit_embedding
 from langchain_hfembed.vectors import VIEWS, HybridEmbedding, SparseVector, View

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_hfembed.index.base import IndexRecord
-from langchain_hfembed.index.sqlite_metadata import (
+from langchain_hfembed.index.sqlite.metadata import (
     insert_leaves,
     malformed,
     metadata_of,
     remove_leaves,
 )
-from langchain_hfembed.index.token_codec import TokenCodec
+from langchain_hfembed.index.sqlite.token_codec import TokenCodec
 from langchain_hfembed.pooling import pool_tokens
 from langchain_hfembed.scoring import unit_embedding
 from langchain_hfembed.vectors import FloatArray, HybridEmbedding, SparseVector, View

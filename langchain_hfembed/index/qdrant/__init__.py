@@ -1,0 +1,1 @@
+"""An index in Qdrant: in this process, on a server, or in a cluster."""
