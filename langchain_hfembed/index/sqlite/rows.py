@@ -22,7 +22,9 @@ from langchain_hfembed.scoring import unit_embedding
 from langchain_hfembed.vectors import FloatArray, HybridEmbedding, SparseVector, View
 
 _PROPERTIES = {"views", "multi_vector_dtype", "model_name", "fingerprint"}
-_TOKENS_AT_ONCE = 2048  # what the processor's cache holds, converted to float32
+# Of token vectors, in float32. What fits into the processor's cache would be faster alone, but each
+# product waits for BLAS's threads, on a busy machine for long.
+_BYTES_AT_ONCE = 8 << 20
 _LONGEST = 1.01  # sum of squares of a vector at length 1, with what float16 rounds
 
 
@@ -132,7 +134,7 @@ def token_vectors(
     """
     codec = codec_of(properties)
     assert codec is not None
-    room = np.empty((_TOKENS_AT_ONCE, codec.dim), np.float32)
+    room = np.empty((max(1, _BYTES_AT_ONCE // (4 * codec.dim)), codec.dim), np.float32)
     found: list[int] = []
     lengths: list[int] = []
     end = 0

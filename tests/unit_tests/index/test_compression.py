@@ -123,3 +123,17 @@ def test_a_file_of_another_compression_is_refused(tmp_path: Path, arguments, mes
 def test_compressions_that_there_are_not_are_refused(arguments):
     with pytest.raises(InvalidInputError, match=next(iter(arguments))):
         SQLiteIndex(**arguments)
+
+
+@pytest.mark.parametrize("room", [1, 1000, 3000])
+def test_scores_do_not_depend_on_how_many_are_read_at_once(monkeypatch, room):
+    query = HybridEmbedding(multi_vector=_tokens(99, 4))
+    ids = [str(n) for n in reversed(range(30))]
+    with SQLiteIndex() as index:
+        index.upsert(_records(30))
+        expected = index.score(query, ids).multi_vector
+        stored = index.get(ids, views=("multi_vector",))
+        monkeypatch.setattr("langchain_hfembed.index.sqlite.rows._BYTES_AT_ONCE", room)
+        np.testing.assert_allclose(index.score(query, ids).multi_vector, expected, atol=1e-6)
+        for one, other in zip(stored, index.get(ids, views=("multi_vector",)), strict=True):
+            assert (one.embedding.multi_vector == other.embedding.multi_vector).all()
