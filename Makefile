@@ -11,11 +11,12 @@ DEV := .venv/.dev
 BENCH := .venv/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench bench-endpoint constraints clean
+.PHONY: help demo test lint format docs bench bench-compression bench-endpoint bench-search \
+	constraints clean
 .NOTPARALLEL:
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo 'PYTHON=... picks the Python; ARGS="..." is passed on to demo, test and bench.'
 
 demo: $(DEMO)  ## search a small corpus in English and Korean, offline
@@ -40,6 +41,12 @@ docs: $(DEV)  ## build the documentation into site/
 
 bench: $(DEV)  ## measure retrieval quality; ARGS="path/to/collection ..."
 	$(BIN)/python -m benchmarks.quality $(ARGS)
+
+bench-compression: $(DEV)  ## measure what smaller token vectors cost; ARGS="path/to/collection"
+	$(BIN)/python -m benchmarks.compression $(ARGS)
+
+bench-search: $(DEV)  ## time searches in SQLiteIndex and Qdrant Edge beside each other
+	$(BIN)/python -m benchmarks.search $(ARGS)
 
 bench-endpoint: $(BENCH)  ## time endpoint clients beside each other
 	$(BIN)/python -m benchmarks.endpoint $(ARGS)
