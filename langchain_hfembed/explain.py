@@ -57,7 +57,8 @@ class Explanation:
         dense: One match of everything with everything.
         sparse: The tokens that both have, the largest contribution first.
         multi_vector: For each token of the query, in order, the nearest one of the document.
-        tokens: The document's tokens, one for each of its token vectors.
+        tokens: The document's tokens, one for each of its token vectors; none where these are
+            pooled.
     """
 
     query: str
@@ -113,10 +114,14 @@ class Explanation:
         weights = np.zeros(len(text))
         for (start, end), weight in self._weighted_spans():
             weights[start:end] = np.maximum(weights[start:end], weight)
+        # Cosines lie near to each other; from just below the smallest on, one sees which is larger.
+        lowest = 0.9 * min((weight for weight in weights if weight > 0), default=0.0)
         pieces, start = [], 0
         for end in [*np.flatnonzero(np.diff(weights)) + 1, len(text)]:
             piece = html.escape(text[start:end])
-            style = _background(weights[start], weights.max()) if end > start else ""
+            style = ""
+            if end > start and weights[start] > 0:
+                style = _background(weights[start] - lowest, weights.max() - lowest)
             pieces.append(f'<span style="{style}">{piece}</span>' if style else piece)
             start = end
         return "".join(pieces)
@@ -124,11 +129,14 @@ class Explanation:
     def _weighted_spans(self) -> list[tuple[tuple[int, int], float]]:
         """Where in the text tokens stand that something found, and what they added."""
         text = self.document.page_content
-        if self.multi_vector:
+        if self.multi_vector and self.tokens:
+            # The largest, not their sum: what has no counterpart, such as the tokens of a prompt,
+            # meets in one filler word.
             added: dict[int, float] = {}
             for match in self.multi_vector:
                 if match.position is not None:
-                    added[match.position] = added.get(match.position, 0) + match.contribution
+                    best = added.get(match.position, match.contribution)
+                    added[match.position] = max(best, match.contribution)
             spans = _spans(text, self.tokens)
             return [(spans[at], weight) for at, weight in added.items() if at in spans]
         return [
@@ -175,7 +183,13 @@ def explain(
     [record] = found
     position = ids.index(id_)
     stored, unit = record.embedding, unit_embedding(encoded)  # stored at length 1
-    tokens = encoder.tokenize(record.text) if stored.multi_vector is not None else []
+    query_tokens: list[str] = []
+    tokens: list[str] = []
+    if stored.multi_vector is not None:
+        query_tokens = encoder.tokenize(query, is_query=True)
+        tokens = encoder.tokenize(record.text)
+        if len(tokens) != len(stored.multi_vector):  # pooled: a vector is no token's
+            tokens = []
     return Explanation(
         query=query,
         document=document_of(record),
@@ -185,7 +199,7 @@ def explain(
         dense=_dense(query, record.text, unit, stored),
         sparse=_sparse(unit.sparse, stored.sparse, encoder.decode_token),
         multi_vector=_multi_vector(
-            encoder.tokenize(query, is_query=True) if tokens else [],
+            query_tokens,
             unit.multi_vector,
             tokens,
             stored.multi_vector,
@@ -261,9 +275,10 @@ def _spans(text: str, tokens: Iterable[str]) -> dict[int, tuple[int, int]]:
     start = 0
     for number, token in enumerate(tokens):
         word = _word(token)
-        found = re.compile(re.escape(word), re.IGNORECASE).search(text, start) if word else None
         # One far ahead is another one: the tokenizer has normalised this one away.
-        if found and found.start() - start <= 2 * len(word) + 20:
+        end = start + 3 * len(word) + 20
+        found = re.compile(re.escape(word), re.IGNORECASE).search(text, start, end)
+        if word and found:
             spans[number] = found.span()
             start = found.end()
     return spans

@@ -79,6 +79,8 @@ class HybridVectorStore(VectorStore):
     ) -> None:
         if index is not None and path is not None:
             raise InvalidInputError(f"give index={index!r} or path={path!r}, not both")
+        if isinstance(index, (str, PathLike)):
+            raise InvalidInputError(f"index={index!r} is no index; give path={index!r}")
         self.encoder = as_encoder(embedding)
         self._embedding = embedding
         self.fusion: Fusion = WeightedSum() if fusion is None else fusion

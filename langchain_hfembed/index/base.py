@@ -41,12 +41,15 @@ class IndexRecord:
         text: Its text.
         metadata: JSON: what comes back equals what was stored.
         embedding: Its views; an empty embedding where they were not asked for.
+        token_pooling: About how many token vectors have become one of its multi-vector; an index
+            does not pool them again.
     """
 
     id: str
     text: str
     metadata: dict[str, Any]
     embedding: HybridEmbedding
+    token_pooling: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,7 @@ class Candidates:
         ids: Their ids.
         scores: Their scores in every view of the query, in the order of the ids.
         records: Called with positions in `ids`, gives the documents there, without their views.
+            To be called within the `snapshot()` of the search.
     """
 
     ids: list[str]
@@ -107,7 +111,7 @@ class HybridIndex(Protocol):
     def records(self, views: Collection[View] = VIEWS) -> Iterator[IndexRecord]:
         """All documents with these views, a few in memory at a time.
 
-        What is stored meanwhile may come, too; within `snapshot()` all are of one state.
+        Of one state within `snapshot()`, where the index has states.
         """
         ...
 

@@ -73,6 +73,8 @@ class SQLiteFile:
                 self.path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
             )
             try:
+                # A stranger's file may define views and triggers; none gets to call functions.
+                self._connection.execute("PRAGMA trusted_schema = OFF")
                 self._prepare()
             except BaseException:
                 self.close()
@@ -101,8 +103,6 @@ class SQLiteFile:
         # An acknowledged batch survives a loss of power, too; fullfsync is macOS's word for it.
         for setting in ("synchronous = FULL", "fullfsync = ON", "checkpoint_fullfsync = ON"):
             connection.execute(f"PRAGMA {setting}")
-        # A stranger's file may define views and triggers; none of them gets to call functions.
-        connection.execute("PRAGMA trusted_schema = OFF")
 
     @contextmanager
     def transaction(
@@ -147,26 +147,44 @@ class SQLiteFile:
                 raise HybridIndexError(
                     f"the index {self.path} can't be compacted within snapshot(); leave it first"
                 )
-            connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            try:
+                connection.execute("VACUUM")
+            except sqlite3.OperationalError as error:
+                if "full" not in str(error):
+                    raise
+                raise HybridIndexError(
+                    f"compacting {self.path} takes its size twice, beside it and in the folder for "
+                    f"temporary files, and one of them is full ({error}). Nothing was changed; "
+                    "free some space, or set SQLITE_TMPDIR, and try again"
+                ) from error
+            (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if is_busy:
+                raise IndexLockedError(
+                    f"the index {self.path} is compacted, but somebody read an older state of it "
+                    f"for more than {self._busy_timeout:g} s: the file becomes smaller at a later "
+                    "addition or compact()"
+                )
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """The connection, for this thread alone."""
+        # Before the lock, which another thread may have held when this process was forked.
+        if self._process != os.getpid():
+            raise HybridIndexError(
+                f"the index {self.path} was opened in another process, from which this one was "
+                "forked; SQLite can't share a connection so. Open the index again here"
+            )
         with self._lock, self._errors():
             if self._connection is None:
                 raise HybridIndexError(f"the index {self.path} is closed; open it again to use it")
-            if self._process != os.getpid():
-                raise HybridIndexError(
-                    f"the index {self.path} was opened in another process, from which this one was "
-                    "forked; SQLite can't share a connection so. Open the index again here"
-                )
             yield self._connection
 
     def close(self) -> None:
         """Close the file; it can be repeated."""
+        if self._process != os.getpid():
+            return
         with self._lock:
-            if self._connection is not None and self._process == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
             self._connection = None
 

@@ -25,14 +25,16 @@ from langchain_hfembed.index.compatibility import (
 from langchain_hfembed.index.filters import Filter
 from langchain_hfembed.index.sqlite.file import SQLiteFile
 from langchain_hfembed.index.sqlite.loaded import LoadedVectors
-from langchain_hfembed.index.sqlite.metadata import malformed, matching_keys, metadata_of
+from langchain_hfembed.index.sqlite.metadata import malformed, matching, metadata_of
 from langchain_hfembed.index.sqlite.rows import (
-    codec_of,
+    Row,
     documents_of,
     embeddings_of,
     insert,
     properties_of,
     remove,
+    remove_all,
+    row_of,
     token_vectors,
 )
 from langchain_hfembed.index.sqlite.token_codec import MultiVectorDtype
@@ -40,7 +42,8 @@ from langchain_hfembed.scoring import Scores, mean_maxsims, top_k, unit_embeddin
 from langchain_hfembed.vectors import VIEWS, FloatArray, HybridEmbedding, View, check_views
 
 _MOST = 1.01  # a cosine, with what float16 rounds
-_PAGE = 64  # documents that records() holds at a time
+# What records() holds at a time, at most: documents, and bytes of their stored token vectors.
+_PAGE, _PAGE_BYTES = 64, 32 << 20
 
 
 class SQLiteIndex:
@@ -85,20 +88,13 @@ class SQLiteIndex:
         self._file = SQLiteFile(fspath(path), busy_timeout)
         self._model: IndexModel | None = None
         self._loaded = LoadedVectors()
-        self._compression = {
-            "multi_vector_dtype": multi_vector_dtype or "float16",
-            "token_pooling": str(token_pooling or 1),
+        self._asked: dict[str, str | None] = {
+            "multi_vector_dtype": multi_vector_dtype,
+            "token_pooling": None if token_pooling is None else str(token_pooling),
         }
-        asked = {"multi_vector_dtype": multi_vector_dtype, "token_pooling": token_pooling}
         try:
             with self._file.transaction() as connection:
-                properties = properties_of(connection)
-            for name, value in asked.items():
-                if value is not None and properties.get(name, str(value)) != str(value):
-                    raise HybridIndexError(
-                        f"the index {self._file.path} has {name}={properties[name]}, not {value}; "
-                        f"leave {name} out to use it as it is"
-                    )
+                self._require_compression(properties_of(connection))
         except BaseException:
             self.close()
             raise
@@ -129,46 +125,63 @@ class SQLiteIndex:
         last_of_each = {record.id: record for record in records}
         if not last_of_each:
             return
-        rows = [(record, metadata_json(record)) for record in last_of_each.values()]
+        documents = [(record, metadata_json(record)) for record in last_of_each.values()]
+        first = documents[0][0].embedding
+        with self._file.transaction() as connection:
+            properties = properties_of(connection) or self._new_properties(first)
+        # Before the transaction, within which others wait: pooling takes its time.
+        rows = self._rows(documents, properties)
         with self._file.transaction("IMMEDIATE") as connection:
-            properties = self._settle(connection, rows[0][0].embedding)
-            codec, pooling = codec_of(properties), int(properties["token_pooling"])
+            settled = self._settle(connection, first)
+            if settled != properties:  # by another process, just now
+                rows = self._rows(documents, settled)
             remove(connection, [key for key, *_ in documents_of(connection, last_of_each)])
-            for record, metadata in rows:
-                require_shape(properties, record.embedding, self._file.path)
-                insert(connection, record, metadata, codec, pooling)
+            for row in rows:
+                insert(connection, row)
 
     def delete(self, ids: Sequence[str] | None = None) -> None:
         """Remove documents by id, all of them for None; see `HybridIndex.delete`."""
         with self._file.transaction("IMMEDIATE") as connection:
             if ids is None:
-                keys = [key for (key,) in connection.execute("SELECT key FROM documents")]
+                remove_all(connection)
             else:
-                keys = [key for key, *_ in documents_of(connection, ids)]
-            remove(connection, keys)
+                remove(connection, [key for key, *_ in documents_of(connection, ids)])
 
     def get(self, ids: Sequence[str], *, views: Collection[View] = ()) -> list[IndexRecord]:
         """Documents by id, in the order of the ids; see `HybridIndex.get`."""
         with self._file.transaction() as connection:
-            found = _records(connection, documents_of(connection, ids), views)
-        by_id = {record.id: record for record in found}
+            properties = properties_of(connection)
+            documents = documents_of(connection, ids)
+            keys = [key for key, *_ in documents] if views else []
+            embeddings = embeddings_of(connection, keys, properties, views)
+            nothing, pooling = HybridEmbedding(), int(properties.get("token_pooling", "1"))
+            by_id = {
+                id_: IndexRecord(
+                    id_, text, metadata_of(metadata), embeddings.get(key, nothing), pooling
+                )
+                for key, id_, text, metadata in documents
+            }
         return [by_id[id_] for id_ in ids if id_ in by_id]
 
     def records(self, views: Collection[View] = VIEWS) -> Iterator[IndexRecord]:
-        """All documents, in the order of storing; see `HybridIndex.records`."""
-        last = 0
-        while True:
-            with self._file.transaction() as connection:
-                documents = connection.execute(
-                    "SELECT key, id, text, metadata FROM documents WHERE key > ? "
-                    "ORDER BY key LIMIT ?",
-                    (last, _PAGE),
-                ).fetchall()
-                page = _records(connection, documents, views)
-            if not documents:
-                return
-            last = documents[-1][0]
-            yield from page
+        """All documents, in the order of storing; see `HybridIndex.records`.
+
+        Each that is there at the start and still there when its turn comes, as it is then.
+        """
+        with self._file.transaction() as connection:
+            sizes = connection.execute(
+                "SELECT id, COALESCE(length(vectors), 0) FROM documents "
+                "LEFT JOIN multi_vectors USING (key) ORDER BY key"
+            ).fetchall()
+        page: list[str] = []
+        room = _PAGE_BYTES
+        for id_, size in sizes:
+            page.append(id_)
+            room -= size
+            if len(page) == _PAGE or room < 0:
+                yield from self.get(page, views=views)
+                page, room = [], _PAGE_BYTES
+        yield from self.get(page, views=views)
 
     def search(
         self, query: HybridEmbedding, fetch_k: int, filter_: Filter | None = None
@@ -210,12 +223,14 @@ class SQLiteIndex:
     def compact(self) -> None:
         """Give the space of deleted and replaced documents back to the disk.
 
-        It rewrites the file, and needs about as much free space meanwhile. Other processes go on
-        reading; interrupted, it leaves everything as it was.
+        It rewrites the file, and needs as much free space meanwhile, twice: in the folder for
+        temporary files (`SQLITE_TMPDIR`), and beside the file. Other processes go on reading;
+        interrupted, it leaves everything as it was.
 
         Raises:
-            IndexLockedError: If another writer was busy for too long.
-            HybridIndexError: If the disk is full.
+            IndexLockedError: If another writer, or a reader of an older state, was busy for too
+                long.
+            HybridIndexError: If a disk is full.
         """
         with self._file.transaction("IMMEDIATE") as connection:
             connection.execute("DELETE FROM removals")
@@ -250,10 +265,17 @@ class SQLiteIndex:
     def _settle(self, connection: sqlite3.Connection, embedding: HybridEmbedding) -> dict[str, str]:
         """The properties of the index; the first batch decides them."""
         properties = properties_of(connection)
-        if properties:
-            if self._model is not None:  # another process may have settled them since bind()
+        if properties:  # another process may have settled them since this object was made
+            if self._model is not None:
                 require_model(properties, self._model, self._file.path)
+            self._require_compression(properties)
             return properties
+        properties = self._new_properties(embedding)
+        connection.executemany("INSERT INTO properties VALUES (?, ?)", properties.items())
+        return properties
+
+    def _new_properties(self, embedding: HybridEmbedding) -> dict[str, str]:
+        """What the first batch would settle."""
         if not embedding.views:
             raise InvalidInputError(
                 "the embedding has no view. Records of get() have none unless asked for: "
@@ -261,14 +283,31 @@ class SQLiteIndex:
             )
         properties = {
             **shape_of(embedding),
-            **self._compression,
+            "multi_vector_dtype": self._asked["multi_vector_dtype"] or "float16",
+            "token_pooling": self._asked["token_pooling"] or "1",
             "model_name": self._model.name if self._model else "",
             "fingerprint": self._model.fingerprint if self._model else "",
         }
         if self._model is not None:
             require_model(properties, self._model, self._file.path)
-        connection.executemany("INSERT INTO properties VALUES (?, ?)", properties.items())
         return properties
+
+    def _rows(
+        self, documents: Sequence[tuple[IndexRecord, str]], properties: Mapping[str, str]
+    ) -> list[Row]:
+        """Documents, with their metadata as JSON, as an index with these properties holds them."""
+        for record, _ in documents:
+            require_shape(properties, record.embedding, self._file.path)
+        return [row_of(record, metadata, properties) for record, metadata in documents]
+
+    def _require_compression(self, properties: Mapping[str, str]) -> None:
+        """Raise HybridIndexError unless token vectors are stored as this object was asked to."""
+        for name, value in self._asked.items():
+            if value is not None and properties.get(name, value) != value:
+                raise HybridIndexError(
+                    f"the index {self._file.path} has {name}={properties[name]}, not {value}; "
+                    f"leave {name} out to use it as it is"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,10 +346,10 @@ class _Reading:
 
     def allowed(self, filter_: Filter | None) -> NDArray[np.intp]:
         """Rows of the documents that pass a filter."""
-        keys = self.loaded.keys
+        alive = self.loaded.alive
         if filter_ is None:
-            return np.arange(len(keys))
-        return np.searchsorted(keys, matching_keys(self.connection, filter_, keys))
+            return np.flatnonzero(alive)
+        return np.flatnonzero(alive & matching(self.connection, filter_, self.loaded.keys))
 
     def dense(self, rows: NDArray[np.intp] | None = None) -> FloatArray:
         assert self.loaded.dense is not None
@@ -342,18 +381,3 @@ class _Reading:
         if missing := set(keys.tolist()) - scores.keys():
             raise malformed(f"documents: {len(missing)} have no multi-vector")
         return np.array([scores[key] for key in keys.tolist()], np.float32)
-
-
-def _records(
-    connection: sqlite3.Connection,
-    documents: Sequence[tuple[int, str, str, str]],
-    views: Collection[View],
-) -> list[IndexRecord]:
-    """Records of rows of documents: key, id, text and metadata."""
-    keys = [key for key, *_ in documents] if views else []
-    embeddings = embeddings_of(connection, keys, properties_of(connection), views)
-    nothing = HybridEmbedding()
-    return [
-        IndexRecord(id_, text, metadata_of(metadata), embeddings.get(key, nothing))
-        for key, id_, text, metadata in documents
-    ]

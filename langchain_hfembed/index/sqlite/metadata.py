@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from langchain_hfembed.index.filters import (
@@ -32,9 +33,10 @@ TABLE = """CREATE TABLE metadata_leaves (
     PRIMARY KEY (path, kind, value, key)
 ) WITHOUT ROWID"""
 
-_SELECT = "SELECT key FROM metadata_leaves WHERE path = ? AND kind = ?"
+_SELECT = "SELECT json_group_array(key) FROM metadata_leaves WHERE path = ? AND kind = ?"
 _LONGEST = 128  # bytes of a string that are kept; of a longer one, only equality is of interest
 Keys = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 def malformed(what: str) -> sqlite3.DatabaseError:
@@ -46,12 +48,14 @@ def metadata_of(encoded: str) -> dict[str, Any]:
     """Stored metadata.
 
     Raises:
-        sqlite3.DatabaseError: If it is not JSON.
+        sqlite3.DatabaseError: If it is no JSON object.
     """
     try:
-        metadata: dict[str, Any] = json.loads(encoded)
-    except ValueError as error:
+        metadata = json.loads(encoded)
+    except (TypeError, ValueError, RecursionError) as error:
         raise malformed(f"metadata: {error}") from error
+    if not isinstance(metadata, dict):
+        raise malformed("metadata: no JSON object")
     return metadata
 
 
@@ -78,41 +82,47 @@ def remove_leaves(connection: sqlite3.Connection, key: int, metadata: Mapping[st
     )
 
 
-def matching_keys(connection: sqlite3.Connection, filter_: Filter, everything: Keys) -> Keys:
-    """Keys of the documents that pass a filter, increasing.
+def matching(connection: sqlite3.Connection, filter_: Filter, keys: Keys) -> Mask:
+    """Which documents pass a filter.
 
     Args:
         connection: To the index file.
         filter_: The filter.
-        everything: Keys of all documents, increasing.
+        keys: Keys of all documents, increasing, shape `(n,)`.
+
+    Returns:
+        A mask over the keys, shape `(n,)`.
     """
     if isinstance(filter_, OneOf):
-        return _union(
-            _keys(connection, f"{_SELECT} AND value = ?", _row(leaf)) for leaf in filter_.leaves
-        )
+        equal = f"{_SELECT} AND value = ?"
+        masks = (_mask(connection, equal, _row(leaf), keys) for leaf in filter_.leaves)
+        return reduce(np.logical_or, masks, np.zeros(len(keys), bool))
     if isinstance(filter_, Compare):
         parameters = (_bytes(filter_.path), "number", filter_.number)
-        return _keys(connection, f"{_SELECT} AND value {filter_.operator} ?", parameters)
+        return _mask(connection, f"{_SELECT} AND value {filter_.operator} ?", parameters, keys)
     if isinstance(filter_, Not):
-        inner = matching_keys(connection, filter_.filter, everything)
-        return np.setdiff1d(everything, inner, assume_unique=True)
-    parts = (matching_keys(connection, part, everything) for part in filter_.filters)
+        return ~matching(connection, filter_.filter, keys)
+    parts = (matching(connection, part, keys) for part in filter_.filters)
     if isinstance(filter_, Every):
-        return reduce(np.intersect1d, parts, everything)
-    return _union(parts)
+        return reduce(np.logical_and, parts, np.ones(len(keys), bool))
+    return reduce(np.logical_or, parts, np.zeros(len(keys), bool))
 
 
-def _keys(connection: sqlite3.Connection, statement: str, parameters: tuple[Any, ...]) -> Keys:
-    rows = connection.execute(statement, parameters).fetchall()
+def _mask(
+    connection: sqlite3.Connection, statement: str, parameters: tuple[Any, ...], keys: Keys
+) -> Mask:
+    # One string of all keys is read three times as fast as a row for each.
+    (encoded,) = connection.execute(statement, parameters).fetchone()
     try:
-        return np.unique(np.array([key for (key,) in rows], np.int64))  # a list may match twice
+        found = np.array(orjson.loads(encoded), np.int64)
+        rows = np.searchsorted(keys, found)
+        mask = np.zeros(len(keys) + 1, bool)
+        mask[rows] = True
+        mask = mask[:-1]
+        # A key that no document has, in a damaged file, may have hit another one's row.
+        return mask & np.isin(keys, found) if mask.sum() != len(found) else mask
     except (TypeError, ValueError) as error:
         raise malformed(f"metadata: {error}") from error
-
-
-def _union(parts: Iterable[Keys]) -> Keys:
-    found = list(parts)
-    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
 def _row(leaf: Leaf) -> tuple[bytes, str, bytes | float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,13 @@ from langchain_hfembed.index.sqlite.metadata import (
 from langchain_hfembed.index.sqlite.token_codec import TokenCodec
 from langchain_hfembed.pooling import pool_tokens
 from langchain_hfembed.scoring import unit_embedding
-from langchain_hfembed.vectors import FloatArray, HybridEmbedding, SparseVector, View
+from langchain_hfembed.vectors import (
+    FloatArray,
+    HybridEmbedding,
+    SparseVector,
+    View,
+    check_views,
+)
 
 _PROPERTIES = {"views", "multi_vector_dtype", "model_name", "fingerprint"}
 # Of token vectors, in float32. What fits into the processor's cache would be faster alone, but each
@@ -31,48 +39,74 @@ _LONGEST = 1.01  # sum of squares of a vector at length 1, with what float16 rou
 def properties_of(connection: sqlite3.Connection) -> dict[str, str]:
     """What the first batch settled for all later ones; empty before it."""
     properties = dict(connection.execute("SELECT name, value FROM properties").fetchall())
-    if properties and not properties.keys() >= _PROPERTIES:
+    if not properties:
+        return {}
+    properties.setdefault("token_pooling", "1")  # files made before have none
+    try:
+        check_views(properties["views"].split(", "))
+        fits = properties.keys() >= _PROPERTIES and int(properties["token_pooling"]) > 0
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise malformed(f"properties {properties}") from error
+    if not fits or not all(isinstance(value, str) for value in properties.values()):
         raise malformed(f"properties {properties}")
-    if properties and not properties.setdefault("token_pooling", "1").isdecimal():
-        raise malformed(f"properties {properties}")  # files made before have none
     return properties
 
 
-def insert(
-    connection: sqlite3.Connection,
-    record: IndexRecord,
-    metadata: str,
-    codec: TokenCodec | None,
-    token_pooling: int,
-) -> None:
-    """Add a document, whose id is not there.
+@dataclass(frozen=True)
+class Row:
+    """A document as the file holds it.
+
+    Attributes:
+        document: Id, text, and metadata as JSON.
+        vectors: The dense vector, and the sparse one's token ids and weights; None where absent.
+        multi_vector: Token vectors; None where absent.
+        metadata: As it was given.
+    """
+
+    document: tuple[str, str, str]
+    vectors: tuple[bytes | None, bytes | None, bytes | None]
+    multi_vector: bytes | None
+    metadata: Mapping[str, Any]
+
+
+def row_of(record: IndexRecord, metadata: str, properties: Mapping[str, str]) -> Row:
+    """Encode a document, which has the shape of the index; vectors at length 1.
 
     Args:
-        connection: To the index file.
-        record: The document. Its vectors are stored at length 1.
+        record: The document.
         metadata: Its metadata as JSON.
-        codec: Writes token vectors; None where the index has none.
-        token_pooling: About how many of them become one.
+        properties: Of the index: how it stores token vectors.
     """
     embedding = unit_embedding(record.embedding)
     dense, sparse, tokens = embedding.dense, embedding.sparse, embedding.multi_vector
-    key = connection.execute(
-        "INSERT INTO documents (id, text, metadata) VALUES (?, ?, ?)",
-        (record.id, record.text, metadata),
-    ).lastrowid
-    connection.execute(
-        "INSERT INTO vectors VALUES (?, ?, ?, ?)",
-        (
-            key,
-            None if dense is None else dense.tobytes(),
-            None if sparse is None else sparse.indices.tobytes(),
-            None if sparse is None else sparse.values.tobytes(),
-        ),
-    )
-    insert_leaves(connection, int(key or 0), record.metadata)
+    codec = codec_of(properties)
+    blob = None
     if tokens is not None and codec is not None:
-        blob = codec.encode(pool_tokens(tokens, token_pooling))
-        connection.execute("INSERT INTO multi_vectors VALUES (?, ?)", (key, blob))
+        # What comes out of another pooled index is not pooled twice.
+        factor = max(1, int(properties["token_pooling"]) // record.token_pooling)
+        blob = codec.encode(pool_tokens(tokens, factor))
+    return Row(
+        (record.id, record.text, metadata),
+        (
+            None if dense is None else dense.astype("<f4").tobytes(),
+            None if sparse is None else sparse.indices.astype("<i4").tobytes(),
+            None if sparse is None else sparse.values.astype("<f4").tobytes(),
+        ),
+        blob,
+        record.metadata,
+    )
+
+
+def insert(connection: sqlite3.Connection, row: Row) -> None:
+    """Add a document, whose id is not there."""
+    key = connection.execute(
+        "INSERT INTO documents (id, text, metadata) VALUES (?, ?, ?)", row.document
+    ).lastrowid
+    assert key is not None
+    connection.execute("INSERT INTO vectors VALUES (?, ?, ?, ?)", (key, *row.vectors))
+    if row.multi_vector is not None:
+        connection.execute("INSERT INTO multi_vectors VALUES (?, ?)", (key, row.multi_vector))
+    insert_leaves(connection, key, row.metadata)
 
 
 def documents_of(
@@ -87,7 +121,21 @@ def documents_of(
             "SELECT key, id, text, metadata FROM documents WHERE id = CAST(? AS TEXT)",
             (id_.encode(errors="surrogatepass"),),
         ).fetchall()
+    if not all(isinstance(value, str) for _, *values in documents for value in values):
+        raise malformed("documents")
     return documents
+
+
+def remove_all(connection: sqlite3.Connection) -> None:
+    """Remove all documents, and note it for processes that have them in memory."""
+    connection.execute("INSERT INTO removals (key) SELECT key FROM documents")
+    for statement in (
+        "DELETE FROM metadata_leaves",
+        "DELETE FROM documents",
+        "DELETE FROM vectors",
+        "DELETE FROM multi_vectors",
+    ):
+        connection.execute(statement)
 
 
 def remove(connection: sqlite3.Connection, keys: Sequence[int]) -> None:
@@ -142,7 +190,7 @@ def token_vectors(
         "SELECT key, vectors FROM multi_vectors WHERE key IN (SELECT value FROM json_each(?))",
         (json.dumps(keys.tolist()),),
     ):
-        if not blob or len(blob) % codec.bytes_a_token:
+        if not isinstance(blob, bytes) or not blob or len(blob) % codec.bytes_a_token:
             raise malformed("multi-vectors")
         tokens = len(blob) // codec.bytes_a_token
         if end + tokens > len(room):
@@ -180,7 +228,7 @@ def stored_vectors(blob: bytes, dim: str | None) -> FloatArray:
         sqlite3.DatabaseError: If the bytes are anything else.
     """
     try:
-        vectors = np.frombuffer(blob, np.float32).reshape(-1, int(dim or 0))
+        vectors = np.frombuffer(blob, "<f4").reshape(-1, int(dim or 0))
     except (TypeError, ValueError) as error:
         raise malformed(f"vectors: {error}") from error
     _require_unit_length(vectors)
@@ -201,13 +249,14 @@ def sparse_vectors(
     Raises:
         sqlite3.DatabaseError: If the bytes are not those of sparse vectors.
     """
-    sizes = [len(blob or b"") // np.dtype(np.int32).itemsize for blob in indices]
     try:
-        tokens = np.frombuffer(joined(indices), np.int32)
-        weights = np.frombuffer(joined(values), np.float32)
-    except ValueError as error:
+        sizes = [len(blob or b"") // np.dtype(np.int32).itemsize for blob in indices]
+        sizes_of_values = [len(blob or b"") // np.dtype(np.float32).itemsize for blob in values]
+        tokens = np.frombuffer(joined(indices), "<i4")
+        weights = np.frombuffer(joined(values), "<f4")
+    except (TypeError, ValueError) as error:
         raise malformed(f"sparse vectors: {error}") from error
-    if sizes != [len(blob or b"") // np.dtype(np.float32).itemsize for blob in values]:
+    if sizes != sizes_of_values:
         raise malformed("sparse vectors")
     rises = np.append(tokens[1:] > tokens[:-1], True)
     ends = np.cumsum(sizes)
@@ -218,8 +267,15 @@ def sparse_vectors(
 
 
 def joined(blobs: Iterable[bytes | None]) -> bytes:
-    """Blobs one after the other; NULL is empty."""
-    return b"".join(blob or b"" for blob in blobs)
+    """Blobs one after the other; NULL is empty.
+
+    Raises:
+        sqlite3.DatabaseError: If one is no blob.
+    """
+    try:
+        return b"".join(blob or b"" for blob in blobs)
+    except TypeError as error:
+        raise malformed(f"vectors: {error}") from error
 
 
 def embeddings_of(

@@ -47,7 +47,7 @@ class TokenCodec:
     def encode(self, vectors: FloatArray) -> bytes:
         """The bytes of unit vectors, shape `(tokens, dim)`."""
         if self.dtype != "int8":
-            return vectors.astype(self.dtype).tobytes()
+            return vectors.astype(np.dtype(self.dtype).newbyteorder("<")).tobytes()
         largest = np.abs(vectors).max(axis=1, keepdims=True)
         steps = np.rint(_STEPS * vectors / np.where(largest > 0, largest, 1))
         written = np.empty(len(vectors), self._layout)

@@ -137,3 +137,26 @@ def test_scores_do_not_depend_on_how_many_are_read_at_once(monkeypatch, room):
         np.testing.assert_allclose(index.score(query, ids).multi_vector, expected, atol=1e-6)
         for one, other in zip(stored, index.get(ids, views=("multi_vector",)), strict=True):
             assert (one.embedding.multi_vector == other.embedding.multi_vector).all()
+
+
+def test_a_compression_that_another_object_has_settled_since_is_refused(tmp_path: Path):
+    path = tmp_path / "index.db"
+    with SQLiteIndex(path, token_pooling=1) as index, SQLiteIndex(path, token_pooling=4) as other:
+        other.upsert(_records(1))
+        with pytest.raises(HybridIndexError, match="has token_pooling=4, not 1"):
+            index.upsert(_records(2))
+        assert index.count() == 1
+
+
+def test_pooling_does_not_keep_other_writers_waiting(tmp_path: Path, monkeypatch):
+    path = tmp_path / "index.db"
+    with SQLiteIndex(path, token_pooling=2) as index, SQLiteIndex(path, busy_timeout=0) as other:
+        index.upsert(_records(1))
+
+        def pooled(tokens, factor):
+            other.delete(["5"])
+            return pool_tokens(tokens, factor)
+
+        monkeypatch.setattr("langchain_hfembed.index.sqlite.rows.pool_tokens", pooled)
+        index.upsert(_records(3))
+        assert index.count() == 3

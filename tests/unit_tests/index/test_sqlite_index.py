@@ -715,6 +715,10 @@ class Bookkeeping(RuleBasedStateMachine):
         self.expected.clear()
 
     @rule()
+    def compact(self) -> None:
+        self.writer.compact()
+
+    @rule()
     def reopen_the_writer(self) -> None:
         self.writer.close()
         self.writer = SQLiteIndex(self.path, multi_vector_dtype=self.dtype)

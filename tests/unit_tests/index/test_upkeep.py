@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import re
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import langchain_hfembed
 from langchain_hfembed import (
+    EmbeddingError,
     HybridIndexError,
+    IndexLockedError,
     IndexMismatchError,
     IndexRecord,
     InvalidInputError,
@@ -20,6 +31,7 @@ from langchain_hfembed import (
     import_index,
 )
 from langchain_hfembed.index.base import IndexModel
+from langchain_hfembed.index.filters import parse_filter
 from langchain_hfembed.vectors import VIEWS, View
 from tests.encoders import HashEncoder, records
 
@@ -84,6 +96,22 @@ def test_an_index_is_not_compacted_within_a_snapshot() -> None:
         index.compact()
 
 
+def test_compacting_says_when_a_reader_of_an_older_state_keeps_the_file_large(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "index.db"
+    with SQLiteIndex(path, busy_timeout=0.1) as index, SQLiteIndex(path) as reader:
+        index.upsert(_records(50))
+        with reader.snapshot():
+            assert reader.count() == 50
+            index.delete([f"id {n}" for n in range(40)])
+            with pytest.raises(IndexLockedError, match="older state"):
+                index.compact()
+            assert reader.count() == 50
+        index.compact()
+        assert [index.count(), reader.count()] == [10, 10]
+
+
 # A full disk ------------------------------------------------------------------------------------
 
 
@@ -109,6 +137,68 @@ def test_a_full_disk_is_named_and_leaves_the_index_as_it_was(tmp_path: Path) -> 
         assert index.count() == 19
         index.upsert(_records(30))
         assert len(index.candidates(query, 100)) == 30
+
+
+def test_a_full_disk_while_it_is_compacted_leaves_the_index_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    with SQLiteIndex(path) as index:
+        index.upsert(_records(100))
+        index.delete([f"id {n}" for n in range(10)])
+        # Half of it would fit; SQLite holds VACUUM's new file to the same limit.
+        with index._file.transaction() as connection:
+            connection.execute("PRAGMA cache_size = 1")
+        _with_small_files(path, "index.compact()", "is full|disk I/O error")
+        assert index.count() == 90
+    with SQLiteIndex(path) as index:
+        assert len(list(index.records())) == 90
+
+
+def test_a_full_disk_while_a_file_is_brought_up_to_date_leaves_it_as_it_was(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "index.db"
+    with SQLiteIndex(path) as index:
+        index.upsert(_records(1500))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DROP TABLE metadata_leaves; PRAGMA user_version = 1; VACUUM")
+    _with_small_files(path, "", "is full|disk I/O error")
+    with SQLiteIndex(path) as index:
+        assert index.count() == 1500
+        [query] = ENCODER.encode_queries(["text 7"])
+        assert index.candidates(query, 1500, parse_filter({"n": 7})) == ["id 7"]
+
+
+def test_a_full_disk_while_it_is_exported_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    with SQLiteIndex(path) as index:
+        index.upsert(_records(300))
+    code = f"export_index(index, {str(tmp_path / 'e')!r}, batch_size=300)"
+    _with_small_files(path, code, "can't be written")
+    with SQLiteIndex() as target, pytest.raises(HybridIndexError, match="no finished export"):
+        import_index(tmp_path / "e", target)
+
+
+def _with_small_files(path: Path, code: str, message: str) -> None:
+    """Run something where no file may grow beyond 64 kB, and expect our error."""
+    program = f"""
+import resource, signal
+from langchain_hfembed import HybridIndexError, SQLiteIndex, export_index
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+try:
+    with SQLiteIndex({str(path)!r}) as index:
+        {code or "pass"}
+except HybridIndexError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(langchain_hfembed.__file__).parents[1])},
+    )
+    assert re.search(message, done.stdout), done
 
 
 # Moving -----------------------------------------------------------------------------------------
@@ -169,6 +259,48 @@ def test_an_empty_index_moves_as_nothing(tmp_path: Path, move: Move) -> None:
     with SQLiteIndex() as source, SQLiteIndex() as target:
         assert move(source, target, tmp_path) == 0
         assert target.model is None
+
+
+@moves
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_pooled_vectors_are_not_pooled_again(tmp_path: Path, move: Move, dtype) -> None:
+    def pooled(path: Path) -> SQLiteIndex:
+        return SQLiteIndex(path, multi_vector_dtype=dtype, token_pooling=2)
+
+    with pooled(tmp_path / "a.db") as source, pooled(tmp_path / "b.db") as target:
+        source.upsert(_records(5))
+        assert move(source, target, tmp_path) == 5
+        _assert_same(source, target)
+
+
+def test_a_document_that_is_read_and_stored_again_keeps_its_vectors() -> None:
+    with SQLiteIndex(token_pooling=2) as index:
+        index.upsert(_records(1))
+        [before] = index.records()
+        for n in range(3):
+            [record] = index.get(["id 0"], views=VIEWS)
+            index.upsert([replace(record, metadata={"n": n})])
+        [after] = index.records()
+    assert after.metadata == {"n": 2}
+    np.testing.assert_allclose(
+        after.embedding.multi_vector, before.embedding.multi_vector, atol=2e-3
+    )
+
+
+def test_documents_may_be_rewritten_while_they_are_read() -> None:
+    with SQLiteIndex() as index:
+        index.upsert(_records(200))
+        seen = []
+        for record in index.records(()):
+            seen.append(record.id)
+            index.delete(["id 199"])
+            index.upsert(records(ENCODER, {record.id: "rewritten", "new": "text"}))
+        assert seen == [f"id {n}" for n in range(199)]
+
+
+def test_an_index_is_not_copied_into_itself() -> None:
+    with SQLiteIndex() as index, pytest.raises(InvalidInputError, match="both"):
+        copy_index(index, index)
 
 
 def test_what_is_stored_while_an_index_is_copied_is_left_for_the_next_time(tmp_path: Path) -> None:
@@ -262,6 +394,31 @@ def _pickled(folder: Path) -> None:
     np.savez(folder / "00001.npz", dense=np.array([{}, {}], dtype=object))
 
 
+def _empty_arrays(folder: Path) -> None:
+    (folder / "00001.npz").write_bytes(b"")
+
+
+def _metadata(value: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        lines = (folder / "00001.jsonl").read_text().splitlines()
+        document = {**json.loads(lines[0]), "metadata": "METADATA"}
+        lines[0] = json.dumps(document).replace('"METADATA"', value)
+        (folder / "00001.jsonl").write_text("\n".join(lines))
+
+    return damage
+
+
+def _lengths(folder: Path) -> None:
+    arrays = dict(np.load(folder / "00001.npz"))
+    arrays["multi_vector_lengths"][0] -= 1
+    np.savez(folder / "00001.npz", **arrays)
+
+
+def _fewer_batches(folder: Path) -> None:
+    manifest = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**manifest, "batches": 1}))
+
+
 def _bad_id(folder: Path) -> None:
     text = (folder / "00001.jsonl").read_text()
     (folder / "00001.jsonl").write_text(text.replace('"id 3"', "3"))
@@ -278,6 +435,11 @@ def _bad_id(folder: Path) -> None:
         (_missing_line, r"00001\.jsonl and \.npz can't be read"),
         (_pickled, r"00001\.jsonl and \.npz can't be read"),
         (_bad_id, r"00001\.jsonl and \.npz can't be read"),
+        (_empty_arrays, r"00001\.jsonl and \.npz can't be read"),
+        (_lengths, r"00001\.jsonl and \.npz can't be read"),
+        (_metadata("null"), r"00001\.jsonl and \.npz can't be read"),
+        (_metadata("[" * 100_000 + "]" * 100_000), r"00001\.jsonl and \.npz can't be read"),
+        (_fewer_batches, r"has 3 documents, not 6"),
     ],
 )
 def test_a_damaged_export_is_named(tmp_path: Path, damage, message: str) -> None:
@@ -289,6 +451,28 @@ def test_a_damaged_export_is_named(tmp_path: Path, damage, message: str) -> None
         import_index(tmp_path / "e", target)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_garbage_in_an_export_never_raises_anything_else(tmp_path: Path, seed: int) -> None:
+    with SQLiteIndex() as index:
+        index.upsert(_records(6))
+        export_index(index, tmp_path / "e")
+    chance = random.Random(seed)
+    path = chance.choice(sorted((tmp_path / "e").iterdir()))
+    content = bytearray(path.read_bytes())
+    for _ in range(chance.choice([1, 5, 50])):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    path.write_bytes(content)
+    with SQLiteIndex() as target:
+        try:
+            import_index(tmp_path / "e", target)
+        except EmbeddingError:
+            pass
+        else:
+            assert target.count() > 0
+
+
 def test_a_batch_has_a_size() -> None:
-    with SQLiteIndex() as index, pytest.raises(InvalidInputError, match="batch_size=0"):
-        copy_index(index, index, batch_size=0)
+    with SQLiteIndex() as index, SQLiteIndex() as target:
+        index.upsert(_records(1))
+        with pytest.raises(InvalidInputError, match="batch_size=0"):
+            copy_index(index, target, batch_size=0)
