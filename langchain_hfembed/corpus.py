@@ -10,6 +10,7 @@ import codecs
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +109,9 @@ class TextFiles:
         for source, path in self._paths.items():
             try:
                 source.encode()
+                if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+                    self.problems.add(f"{_shown(path)} can't be read: it is not a regular file")
+                    continue
                 text = path.read_bytes().decode("utf-8-sig")  # read_text() would alter newlines
             except UnicodeError as error:
                 self.problems.add(f"{_shown(path)} is not UTF-8: {error}. Convert it")

@@ -41,6 +41,19 @@ class Step:
     size: float
 
 
+@dataclass(frozen=True)
+class Gone:
+    """Pieces of files that are no longer there.
+
+    Attributes:
+        ids: Their ids.
+        matching: How many pieces of that folder there are, with those.
+    """
+
+    ids: list[str]
+    matching: int
+
+
 class Ingestion:
     """Brings the documents of a store up to date.
 
@@ -105,6 +118,9 @@ class Ingestion:
     def delete_tails(self, lengths: Mapping[str, int]) -> None:
         """Delete the pieces that files no longer have, which have become shorter.
 
+        Interrupted, it can be called again: the last pieces go first, since those that are left
+        are found by counting on from the first one.
+
         Args:
             lengths: How many pieces each source has now.
         """
@@ -117,26 +133,34 @@ class Ingestion:
                 following = {
                     sources[record.id]: following[sources[record.id]] + 1 for record in found
                 }
-            self._delete(tails)
+            self._delete(tails[::-1])
 
-    def prune(self, name: str, sources: Collection[str]) -> None:
-        """Delete the pieces of files that are no longer there; this reads the whole index.
+    def find_gone(self, name: str, sources: Collection[str]) -> Gone:
+        """Look for the pieces of files that are no longer there; this reads the whole index.
 
-        Only what `TextFiles` has made of a folder of this name; never other documents.
+        Only what `TextFiles` has made of a folder of this name, never other documents. An index
+        can't tell two folders of one name apart.
 
         Args:
             name: The folder's name, with which its sources start.
             sources: The sources of the files that are there.
+
+        Raises:
+            InvalidInputError: If the name is empty, since every source starts with that.
         """
-        prefix = f"{name}/" if name else ""
-        gone = [
-            record.id
+        if not name:
+            raise InvalidInputError("name='' is every folder's; give the name of the one to prune")
+        pieces = {
+            record.id: source
             for record in self._store.index.records(())
-            if (source := _source_of(record)) is not None
-            and source.startswith(prefix)
-            and source not in sources
-        ]
-        self._delete(gone)
+            if (source := _source_of(record)) is not None and source.startswith(f"{name}/")
+        }
+        gone = [id_ for id_, source in pieces.items() if source not in sources]
+        return Gone(gone, len(pieces))
+
+    def prune(self, gone: Gone) -> None:
+        """Delete what `find_gone` has found."""
+        self._delete(gone.ids)
 
     def _skip(self, piece: Piece) -> None:
         self._report(Step("skipped", 1, piece.size))

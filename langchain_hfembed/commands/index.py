@@ -22,12 +22,15 @@ from langchain_hfembed.commands.opening import (
     open_existing_index,
     open_index,
     open_model,
+    place_of,
+    source_key_name,
 )
 from langchain_hfembed.commands.progress import duration, progress_bar
-from langchain_hfembed.errors import EmbeddingError
+from langchain_hfembed.errors import EmbeddingError, InvalidInputError
 
 if TYPE_CHECKING:
-    from langchain_hfembed.corpus import Corpus, Problems
+    from langchain_hfembed.corpus import Corpus, Problems, TextFiles
+    from langchain_hfembed.ingestion import Gone, Ingestion
     from langchain_hfembed.vectorstore import HybridVectorStore
 
 
@@ -72,6 +75,10 @@ def index(
         bool,
         typer.Option("--prune/--no-prune", help="Delete what came from files that are gone now."),
     ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="Prune even where more than half of the folder is gone."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a line.")] = False,
 ) -> None:
     """Index a folder of text and Markdown files, or a file of JSON Lines.
@@ -95,13 +102,24 @@ def index(
 
             size = CHUNK_SIZE if chunk_size is None else chunk_size
             corpus = open_corpus(source, name=name, chunk_size=size)
+            if prune and not corpus.name:
+                raise typer.BadParameter(
+                    "what came from other folders would go, too; give a name that is not empty",
+                    param_hint="--prune --name",
+                )
             with closing(_open_store(to, collection, model)) as store:
-                _update(summary, store, corpus, console, batch_size=batch_size, prune=prune)
+                _update(
+                    summary, store, corpus, console, batch_size=batch_size, prune=prune, yes=yes
+                )
     except KeyboardInterrupt:
         summary.is_interrupted = True
-    except EmbeddingError:
+    except (EmbeddingError, ImportError, OSError) as error:
+        summary.error = str(error)
+        _print_problems(summary, console)
         if any(summary.counts.values()):
-            console.print(f"Before the error: {summary}.", highlight=False)
+            console.print(f"Before the error: {escape(str(summary))}.", highlight=False)
+        if as_json:
+            _print_json(summary)
         raise
     _end(summary, console, as_json)
 
@@ -115,6 +133,7 @@ class _Summary:
     documents: int | None = None
     problems: Problems | None = None
     is_interrupted: bool = False
+    error: str | None = None
     started: float = field(default_factory=time.monotonic)
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,6 +143,7 @@ class _Summary:
             "problems": self.problems.messages if self.problems else [],
             "documents": self.documents,
             "interrupted": self.is_interrupted,
+            "error": self.error,
             "seconds": round(time.monotonic() - self.started, 1),
         }
 
@@ -146,6 +166,7 @@ def _update(
     *,
     batch_size: int,
     prune: bool,
+    yes: bool,
 ) -> None:
     """Bring a store up to date with files."""
     from langchain_hfembed.corpus import TextFiles
@@ -154,14 +175,36 @@ def _update(
     with progress_bar("indexing", corpus.size, console) as show:
         ingestion = Ingestion(store, batch_size=batch_size, progress=show)
         summary.counts, summary.problems = ingestion.counts, corpus.problems
-        ingestion.add(corpus)
-        if isinstance(corpus, TextFiles):
+        if not isinstance(corpus, TextFiles):
+            ingestion.add(corpus)
+        else:
+            gone = _find_gone(ingestion, corpus, yes=yes) if prune else None
+            ingestion.add(corpus)
             ingestion.delete_tails(corpus.lengths)
-            if prune and corpus.is_complete:
-                ingestion.prune(corpus.name, corpus.sources)
-            elif prune:
-                corpus.problems.add("nothing was pruned, since a folder can't be read")
+            if gone is not None:
+                ingestion.prune(gone)
     summary.documents = store.index.count()
+
+
+def _find_gone(ingestion: Ingestion, corpus: TextFiles, *, yes: bool) -> Gone | None:
+    """What to prune; None if that can't be known.
+
+    To be asked for before anything is added, which would hide how much is to go.
+
+    Raises:
+        InvalidInputError: If it is suspiciously much, and not meant to be.
+    """
+    if not corpus.is_complete:
+        corpus.problems.add("nothing was pruned, since a folder can't be read")
+        return None
+    gone = ingestion.find_gone(corpus.name, corpus.sources)
+    if 2 * len(gone.ids) > gone.matching and not yes:
+        raise InvalidInputError(
+            f"--prune would delete {len(gone.ids):,} of the {gone.matching:,} documents of "
+            f"{corpus.name} in the index, and nothing was done. If you mean it, add --yes; if "
+            "this is another folder of that name, give it a --name of its own"
+        )
+    return gone
 
 
 def _move(
@@ -172,12 +215,13 @@ def _move(
     from langchain_hfembed.ingestion import Step
 
     to = summary.target
-    if source == to or (not is_server(to) and Path(source).resolve() == Path(to).resolve()):
-        raise typer.BadParameter(f"{to} is the source, too", param_hint="--to")
     of_source = collection if is_server(source) else None
     of_target = None if is_server(source) and not is_server(to) else collection
+    if place_of(source, of_source) == place_of(to, of_target):
+        raise typer.BadParameter(f"{to} is the source, too", param_hint="--to")
+    key_name = source_key_name(source, to)
     with (
-        closing(open_existing_index(source, of_source)) as old,
+        closing(open_existing_index(source, of_source, key_name=key_name)) as old,
         closing(open_index(to, of_target)) as new,
         progress_bar("moving", old.count(), console) as show,
     ):
@@ -213,7 +257,9 @@ def _open_store(to: str, collection: str | None, model: str | None) -> HybridVec
             model = DEFAULT_MODEL if index is None or is_new else model_of(index)
         encoder = as_encoder(open_model(model))
         _ = encoder.fingerprint  # a model that is not there leaves no empty index behind
-        return HybridVectorStore(encoder, index or open_index(to, collection))
+        if index is None:
+            index = open_index(to, collection)
+        return HybridVectorStore(encoder, index)
     except BaseException:
         if index is not None:
             index.close()
@@ -222,13 +268,9 @@ def _open_store(to: str, collection: str | None, model: str | None) -> HybridVec
 
 def _end(summary: _Summary, console: Console, as_json: bool) -> None:
     """Print what was done, and exit."""
-    if summary.problems:
-        for problem in summary.problems.messages:
-            console.print(f"[bold red]Error:[/bold red] {escape(problem)}", highlight=False)
-        if more := summary.problems.count - len(summary.problems.messages):
-            console.print(f"... and {more:,} more like these.", highlight=False)
+    _print_problems(summary, console)
     if as_json:
-        typer.echo(json.dumps(summary.to_dict(), indent=2, ensure_ascii=False))
+        _print_json(summary)
     else:
         typer.echo(f"stopped: {summary}" if summary.is_interrupted else str(summary))
     if summary.is_interrupted:
@@ -236,3 +278,16 @@ def _end(summary: _Summary, console: Console, as_json: bool) -> None:
         raise typer.Exit(130)
     if summary.problems and summary.problems.count:
         raise typer.Exit(1)
+
+
+def _print_problems(summary: _Summary, console: Console) -> None:
+    if not summary.problems:
+        return
+    for problem in summary.problems.messages:
+        console.print(f"[bold red]Error:[/bold red] {escape(problem)}", highlight=False)
+    if more := summary.problems.count - len(summary.problems.messages):
+        console.print(f"... and {more:,} more like these.", highlight=False)
+
+
+def _print_json(summary: _Summary) -> None:
+    typer.echo(json.dumps(summary.to_dict(), indent=2, ensure_ascii=False))

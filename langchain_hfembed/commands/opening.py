@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from langchain_hfembed.errors import InvalidInputError
 
@@ -17,27 +18,35 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "BAAI/bge-m3"
 DEFAULT_COLLECTION = "hfembed"
+API_KEY = "QDRANT_API_KEY"
+SOURCE_API_KEY = "QDRANT_SOURCE_API_KEY"
 _EDGE = "edge:"
+_PORT = 6333  # qdrant-client's, for https too
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _NO_PATH = re.compile(r"\w+://.*|[\w.-]+:\d+")  # another scheme, or host:6333
 _SQLITE = b"SQLite format 3\x00"
 
 
-def open_index(target: str, collection: str | None = None) -> HybridIndex:
+def open_index(
+    target: str, collection: str | None = None, *, key_name: str = API_KEY
+) -> HybridIndex:
     """Open an index, or make it.
 
     Args:
-        target: The URL of a Qdrant server, whose key is QDRANT_API_KEY of the environment;
-            `edge:` and a folder for Qdrant Edge; or the path of a SQLite file.
+        target: The URL of a Qdrant server; `edge:` and a folder for Qdrant Edge; or the path of a
+            SQLite file.
         collection: Of the Qdrant server; None for `hfembed`.
+        key_name: Variable of the environment that holds the server's key, if it has one.
 
     Raises:
         InvalidInputError: If there can be no such index.
         HybridIndexError: If it can't be opened.
     """
+    _refuse_password(target)
     if is_server(target):
         from langchain_hfembed.index.qdrant.index import QdrantIndex
 
-        key = os.environ.get("QDRANT_API_KEY")
+        key = os.environ.get(key_name)
         return QdrantIndex(collection or DEFAULT_COLLECTION, url=target, api_key=key)
     if collection is not None:
         raise InvalidInputError(f"--collection is for Qdrant servers, {target} is none")
@@ -52,8 +61,10 @@ def open_index(target: str, collection: str | None = None) -> HybridIndex:
     return SQLiteIndex(target)
 
 
-def open_existing_index(target: str, collection: str | None = None) -> HybridIndex:
-    """Open an index that is not empty; nothing is made.
+def open_existing_index(
+    target: str, collection: str | None = None, *, key_name: str = API_KEY
+) -> HybridIndex:
+    """Open an index that is not empty, as `open_index` does; nothing is made.
 
     Raises:
         InvalidInputError: If there is none, or nothing in it.
@@ -63,7 +74,7 @@ def open_existing_index(target: str, collection: str | None = None) -> HybridInd
         raise InvalidInputError(
             f"there is no index {target}. To make one: hfembed index FOLDER --to {target}"
         )
-    index = open_index(target, collection)
+    index = open_index(target, collection, key_name=key_name)
     try:
         if not index.count():
             raise InvalidInputError(
@@ -94,6 +105,34 @@ def is_index(source: str) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(_SQLITE)) == _SQLITE
+
+
+def place_of(target: str, collection: str | None = None) -> tuple[str, ...]:
+    """Where an index is, the same for every spelling of it.
+
+    Args:
+        target: As for `open_index`, like the next one.
+        collection: Of the Qdrant server; None for `hfembed`.
+
+    Raises:
+        InvalidInputError: If it is no place.
+    """
+    _refuse_password(target)
+    if is_server(target):
+        return (*_server(target), collection or DEFAULT_COLLECTION)
+    path = _edge_folder(target) if target.startswith(_EDGE) else target
+    return (str(Path(path).expanduser().resolve()),)
+
+
+def source_key_name(source: str, to: str) -> str:
+    """The variable that holds the key of the server that an index is moved from.
+
+    A key is for one host: QDRANT_API_KEY, which the target gets, goes to no other one.
+    """
+    if not (is_server(source) and is_server(to)):
+        return API_KEY
+    is_one_host = _server(source)[0] == _server(to)[0]
+    return API_KEY if is_one_host and not os.environ.get(SOURCE_API_KEY) else SOURCE_API_KEY
 
 
 def open_model(name: str) -> Embeddings | HybridEncoder:
@@ -147,6 +186,31 @@ def model_of(index: HybridIndex) -> str:
 def is_server(target: str) -> bool:
     """Whether an index is a Qdrant server."""
     return target.startswith(("http://", "https://"))
+
+
+def _refuse_password(target: str) -> None:
+    # Any @: a password with a slash in it would pass for a path.
+    if "://" in target and "@" in target:
+        raise InvalidInputError(
+            "the URL of an index can't hold a user or password, which would be shown: leave out "
+            f"what stands before the @, and put the key into {API_KEY}"
+        )
+
+
+def _server(url: str) -> tuple[str, str, str]:
+    """Host, port and path of a server. Not the scheme: a port has one server, whatever it speaks.
+
+    Raises:
+        InvalidInputError: If there are none.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or _PORT
+    except ValueError as error:
+        raise InvalidInputError(f"{url} is no server's URL: {error}") from error
+    if not host:
+        raise InvalidInputError(f"{url} is no server's URL: it has no host")
+    return "localhost" if host in _THIS_MACHINE else host, str(port), parts.path.rstrip("/")
 
 
 def _edge_folder(target: str) -> str:

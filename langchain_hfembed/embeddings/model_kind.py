@@ -34,7 +34,7 @@ def kind_of(model: object) -> Kind | None:
 
 
 def require_kind(kind: Kind, name: str, *, cache_folder: str | None, revision: str | None) -> None:
-    """Raise CheckpointError if a model is of another kind, as far as its files say.
+    """Raise CheckpointError if a model is of another kind, as far as its files say, or damaged.
 
     Args:
         kind: What it should be.
@@ -43,13 +43,13 @@ def require_kind(kind: Kind, name: str, *, cache_folder: str | None, revision: s
         revision: Branch, tag or commit on the Hub.
     """
 
-    def content(filename: str) -> Any:
-        return _content(name, filename, cache_folder, revision)
+    def settings_in(filename: str) -> dict[str, Any]:
+        return _settings(name, filename, cache_folder, revision)
 
-    architectures = (content("config.json") or {}).get("architectures") or []
+    architectures = settings_in("config.json").get("architectures") or []
     fits = any(a.endswith(_ARCHITECTURES[kind]) for a in architectures)
-    if content("modules.json") is not None:
-        settings = content("config_sentence_transformers.json") or {}
+    if _content(name, "modules.json", cache_folder, revision) is not None:
+        settings = settings_in("config_sentence_transformers.json")
         found = settings.get("model_type", "SentenceTransformer")
         found = _OTHER_NAMES.get(found, found)
         if found == kind or "HF_ColBERT" in architectures:
@@ -71,14 +71,17 @@ def stated_kind(name: str) -> Kind:
     Args:
         name: Its folder, or its name on the Hub, once these files of it are in the cache:
             `modules.json`, `config.json` and `config_sentence_transformers.json`.
+
+    Raises:
+        CheckpointError: If one of them is damaged.
     """
-    architectures = (_content(name, "config.json") or {}).get("architectures") or []
+    architectures = _settings(name, "config.json").get("architectures") or []
     for architecture in architectures:
         if architecture.endswith(_ARCHITECTURES["MultiVectorEncoder"]):
             return "MultiVectorEncoder"
     if _content(name, "modules.json") is None:
         return "SentenceTransformer"
-    settings = _content(name, "config_sentence_transformers.json") or {}
+    settings = _settings(name, "config_sentence_transformers.json")
     found = settings.get("model_type", "SentenceTransformer")
     found = _OTHER_NAMES.get(found, found)
     return found if found in get_args(Kind) else "SentenceTransformer"
@@ -93,7 +96,26 @@ def _content(
     name: str, filename: str, cache_folder: str | None = None, revision: str | None = None
 ) -> Any:
     path = _file(name, filename, cache_folder, revision)
-    return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise CheckpointError(f"{path} is damaged: {error}. Download the model again") from error
+
+
+def _settings(
+    name: str, filename: str, cache_folder: str | None = None, revision: str | None = None
+) -> dict[str, Any]:
+    """The settings in a file of a model; none if there is no such file."""
+    found = _content(name, filename, cache_folder, revision)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{filename} of {name} holds {found!r:.50}, no object; download the model again"
+        )
+    return found
 
 
 def _file(name: str, filename: str, cache_folder: str | None, revision: str | None) -> Path | None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from langchain_hfembed import SQLiteIndex
+from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.vectorstore import HybridVectorStore
 from tests.command_line import hfembed
 from tests.encoders import HashEncoder
@@ -97,6 +98,7 @@ def test_a_folder_is_indexed_once_and_then_only_what_has_changed(
         "problems": [],
         "documents": 3,
         "interrupted": False,
+        "error": None,
         "seconds": 0,
     }
     assert encoders[2].encoded == ["Rye."]
@@ -139,6 +141,47 @@ def test_files_of_a_folder_are_pruned_when_asked_to(
         "notes/limits.md#0",
         "notes/models/failures.txt#0",
     ]
+
+
+def test_a_second_folder_of_one_name_does_not_prune_the_first_unless_told_twice(
+    folder: Path, encoders: list[HashEncoder]
+) -> None:
+    hfembed("index", "notes", "--to", "k.db")
+    other = Path("other/notes")
+    other.mkdir(parents=True)
+    for n in range(9):  # more than there are of the first
+        (other / f"{n}.txt").write_text(f"number {n}")
+    before = contents("k.db")
+    refused = hfembed("index", other, "--to", "k.db", "--prune")
+    assert (refused.code, refused.out) == (1, "")
+    assert "3 of the 3 documents" in " ".join(refused.err.split())
+    assert "--yes" in refused.err
+    assert contents("k.db") == before
+    meant = hfembed("index", other, "--to", "k.db", "--prune", "--yes", "--json").json
+    assert (meant["indexed"], meant["deleted"], meant["documents"]) == (9, 3, 9)
+
+
+def test_half_of_a_folder_may_be_gone_without_a_question(
+    folder: Path, encoders: list[HashEncoder]
+) -> None:
+    (folder / "more.txt").write_text("more")
+    hfembed("index", "notes", "--to", "k.db")
+    for name in ("more.txt", "bread.txt"):
+        (folder / name).unlink()
+    assert hfembed("index", "notes", "--to", "k.db", "--prune", "--json").json["deleted"] == 2
+
+
+def test_pruning_under_an_empty_name_is_refused(folder: Path, encoders: list[HashEncoder]) -> None:
+    hfembed("index", "lines.jsonl", "--to", "k.db")
+    hfembed("index", "notes", "--to", "k.db")
+    before = contents("k.db")
+    for more in ((), ("--yes",)):
+        result = hfembed("index", "notes", "--to", "k.db", "--name", "", "--prune", *more)
+        assert (result.code, result.out) == (2, "")
+        assert "--name" in result.err
+    assert contents("k.db") == before
+    hfembed("index", "notes", "--to", "new.db", "--name", "", "--prune")
+    assert not Path("new.db").exists()
 
 
 def test_pruning_an_empty_folder_deletes_nothing(folder: Path, encoders: list[HashEncoder]) -> None:
@@ -186,6 +229,55 @@ def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_indexed(
     assert "... and 11 more like these." in result.err
 
 
+def test_after_an_error_what_was_done_and_what_could_not_be_read_is_told(
+    folder: Path, encoders: list[HashEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = HashEncoder.iter_encode_documents
+
+    def fail(self: HashEncoder, texts: Any, views: Any = None) -> Any:
+        if any("HTTP 424" in text for text in texts):
+            raise EmbeddingError("the server is gone")
+        return encode(self, texts, views)
+
+    monkeypatch.setattr(HashEncoder, "iter_encode_documents", fail)
+    (folder / "a_latin.txt").write_bytes("Äpfel".encode("latin-1"))
+    arguments = ("index", "notes", "--to", "k.db", "--batch-size", 1)
+    result = hfembed(*arguments, "--json")
+    assert result.code == 1
+    found = result.json
+    assert (found["indexed"], found["failed"], found["interrupted"]) == (2, 1, False)
+    assert "the server is gone" in found["error"]
+    assert "a_latin.txt is not UTF-8" in found["problems"][0]
+    lines = hfembed(*arguments)
+    assert (lines.code, lines.out) == (1, "")
+    printed = " ".join(lines.err.split())
+    assert "a_latin.txt is not UTF-8" in printed
+    assert "skipped 2 unchanged" in printed
+    assert "the server is gone" in printed
+    early = hfembed("index", "nothing", "--to", "k.db", "--json")
+    assert early.code == 1
+    assert "there is no file or folder nothing" in early.json["error"]
+
+
+def test_an_index_whose_store_cannot_be_made_is_closed(
+    folder: Path, encoders: list[HashEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    close = SQLiteIndex.close
+
+    def watch(self: SQLiteIndex) -> None:
+        closed.append("closed")
+        close(self)
+
+    def fail(*_args: Any) -> None:
+        raise EmbeddingError("no store")
+
+    monkeypatch.setattr(SQLiteIndex, "close", watch)
+    monkeypatch.setattr("langchain_hfembed.vectorstore.HybridVectorStore", fail)
+    assert hfembed("index", "notes", "--to", "k.db").code == 1
+    assert closed == ["closed"]
+
+
 def test_options_cut_and_name_the_documents(folder: Path, encoders: list[HashEncoder]) -> None:
     options = ("--chunk-size", 10, "--name", "mine")
     assert hfembed("index", "notes/bread.txt", "--to", "k.db", *options).code == 0
@@ -214,6 +306,7 @@ def test_options_cut_and_name_the_documents(folder: Path, encoders: list[HashEnc
         (("index", "k.db", "--to", "new.db", "--model", "m"), 2, "moved as it is"),
         (("index", "k.db", "--to", "new.db", "--prune"), 2, "moved as it is"),
         (("index", "k.db", "--to", "./k.db"), 2, "is the source"),
+        (("index", "http://localhost:1", "--to", "http://127.0.0.1:1/"), 2, "is the source"),
         (("search", "new.db", "x"), 1, "there is no index new.db"),
         (("search", "edge:new", "x"), 1, "there is no index edge:new"),
         (("search", "empty.db", "x"), 1, "there is no index empty.db"),
@@ -490,6 +583,22 @@ def hits_of(target: str) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.fixture
+def servers(index: HybridVectorStore, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The keys that servers were given; one of the name old holds the documents."""
+    index.close()
+    keys: dict[str, Any] = {}
+
+    def connect(collection: str, *, url: str, api_key: str | None) -> SQLiteIndex:
+        keys[url] = api_key
+        return SQLiteIndex("k.db" if "old" in url else "target.db")
+
+    monkeypatch.setattr("langchain_hfembed.index.qdrant.index.QdrantIndex", connect)
+    monkeypatch.setenv("QDRANT_API_KEY", "key")
+    monkeypatch.delenv("QDRANT_SOURCE_API_KEY", raising=False)
+    return keys
+
+
 def test_an_index_moves_to_another_one_without_its_model(
     index: HybridVectorStore, encoders: list[HashEncoder]
 ) -> None:
@@ -520,6 +629,41 @@ def test_an_index_moves_to_qdrant_edge_and_back_and_is_kept_up_to_date_there(
         assert result.json["indexed"] == expected
     assert hfembed("index", "edge:edge", "--to", "back.db", "--json").json["moved"] == 6
     assert hits_of("back.db") == hits_of("edge:edge")
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "keys"),
+    [
+        ("https://old.example", "https://new.example", ("source key", "key")),
+        ("https://one.example/old", "https://ONE.example/new", ("source key", "key")),
+        ("https://old.example", "new.db", ("key",)),
+        ("k.db", "https://new.example", ("key",)),
+    ],
+)
+def test_each_server_of_a_move_gets_its_own_key(
+    source: str,
+    to: str,
+    keys: tuple[str, ...],
+    servers: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QDRANT_SOURCE_API_KEY", "source key")
+    assert hfembed("index", source, "--to", to, "--json").json["moved"] == 5
+    assert tuple(servers.values()) == keys
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "keys"),
+    [
+        ("https://old.example", "https://new.example", (None, "key")),
+        ("http://localhost/old", "http://127.0.0.1/new", ("key", "key")),
+    ],
+)
+def test_the_key_of_the_target_goes_to_no_other_host(
+    source: str, to: str, keys: tuple[str | None, ...], servers: dict[str, Any]
+) -> None:
+    assert hfembed("index", source, "--to", to, "--json").json["moved"] == 5
+    assert tuple(servers.values()) == keys
 
 
 # In processes of their own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
-from langchain_hfembed.commands.opening import index_exists, is_index, open_index, open_model
+from langchain_hfembed.commands.opening import (
+    index_exists,
+    is_index,
+    open_index,
+    open_model,
+    place_of,
+)
 from langchain_hfembed.commands.progress import Pace, duration
 from langchain_hfembed.embeddings import (
     BGEM3Embeddings,
@@ -20,7 +27,8 @@ from langchain_hfembed.embeddings import (
     HuggingFaceMultiVectorEmbeddings,
     HuggingFaceSparseEmbeddings,
 )
-from langchain_hfembed.errors import HybridIndexError
+from langchain_hfembed.embeddings.model_kind import require_kind
+from langchain_hfembed.errors import CheckpointError, HybridIndexError, InvalidInputError
 from langchain_hfembed.index.sqlite.index import SQLiteIndex
 from langchain_hfembed.ingestion import Step
 from tests.command_line import hfembed
@@ -57,6 +65,27 @@ def test_a_folder_is_opened_as_the_kind_of_model_that_it_says(
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
     assert type(open_model(str(tmp_path))) is kind
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b'{"architectures": ["XLM'),
+        ("config.json", b"\xff{}"),
+        ("config.json", b"[]"),
+        ("modules.json", b""),
+        ("config_sentence_transformers.json", b"<html>"),
+        ("config_sentence_transformers.json", b"[1]"),
+    ],
+)
+def test_a_damaged_file_of_a_model_is_named(file: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=file):
+        open_model(str(tmp_path))
+    with pytest.raises(CheckpointError, match=file):
+        require_kind("SparseEncoder", str(tmp_path), cache_folder=None, revision=None)
 
 
 def test_a_folder_is_named_so_that_it_is_found_from_anywhere(
@@ -117,6 +146,69 @@ def test_a_url_is_a_qdrant_server_with_its_collection_and_key(
         {"url": "https://host", "api_key": "secret", "collection": ("notes",)},
         {"path": str(Path("some/folder")), "collection": ()},
     ]
+
+
+@pytest.mark.parametrize("url", ["http://me:pa55@h:6333", "https://pa55@h", "http://me:pa/55@h"])
+def test_a_password_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+    asks: tuple[Callable[[str], object], ...] = (open_index, place_of)
+    for ask in asks:
+        with pytest.raises(InvalidInputError, match="QDRANT_API_KEY") as caught:
+            ask(url)
+        assert "55" not in str(caught.value)
+    for arguments in (
+        ("search", url, "x"),
+        ("index", url, "--to", "k.db"),
+        ("index", url, "--to", url),
+        ("index", __file__.replace("test_cli_opening.py", "__init__.py"), "--to", url),
+    ):
+        result = hfembed(*arguments)
+        assert result.code == 1
+        assert "55" not in result.out + result.err
+
+
+def test_a_password_in_a_url_of_another_scheme_is_not_repeated() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        open_index("grpc://me:pa55@h:6333")
+    assert "pa55" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://localhost:6333", "http://localhost:6333/"),
+        ("http://localhost", "http://127.0.0.1:6333"),
+        ("http://[::1]:6333", "http://LOCALHOST:6333"),
+        ("https://Host.example/qdrant/", "https://host.example:6333/qdrant"),
+        ("k.db", "./k.db"),
+        ("edge:k", "edge:./k/"),
+    ],
+)
+def test_one_index_has_one_place_however_it_is_spelt(one: str, other: str) -> None:
+    assert place_of(one) == place_of(other)
+
+
+def test_other_servers_collections_and_files_are_other_places() -> None:
+    places = [
+        place_of("http://localhost:6333"),
+        place_of("http://localhost:6333", "notes"),
+        place_of("http://localhost:6334"),
+        place_of("http://localhost:6333/a"),
+        place_of("http://localhost:6333/A"),
+        place_of("http://host:6333"),
+        place_of("k.db"),
+        place_of("other/k.db"),
+        place_of("edge:k"),
+        place_of(f"edge:{Path('j').resolve()}"),
+    ]
+    assert len(set(places)) == len(places)
+    assert place_of("edge:k") == place_of(f"edge:{Path('k').resolve()}")
+    assert place_of("http://h", "hfembed") == place_of("http://h")
+
+
+@pytest.mark.parametrize("url", ["http://host:port", "http://[::1", "http://"])
+def test_a_url_without_a_server_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInputError):
+        place_of(url)
 
 
 def test_what_is_an_index_is_told_by_its_contents(tmp_path: Path) -> None:

@@ -170,6 +170,20 @@ def test_a_broken_link_is_a_problem_and_links_to_folders_are_not_followed(tmp_pa
     assert "broken.txt" in corpus.problems.messages[0]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_what_is_no_file_is_a_problem_and_is_not_waited_for(tmp_path: Path) -> None:
+    folder = write(tmp_path / "notes", {"a.txt": "apple"})
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "zero.txt").symlink_to("/dev/zero")
+    corpus = TextFiles(folder)
+    assert [document.id for document in documents(corpus)] == ["notes/a.txt#0"]
+    assert corpus.problems.messages == [
+        f"{folder / name} can't be read: it is not a regular file"
+        for name in ("pipe.txt", "zero.txt")
+    ]
+    assert corpus.is_complete
+
+
 def test_what_cannot_be_indexed_is_said(tmp_path: Path) -> None:
     write(tmp_path, {"page.html": "no"})
     with pytest.raises(InvalidInputError, match=r"no \.txt, \.md or \.markdown file in the folder"):

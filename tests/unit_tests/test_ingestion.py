@@ -52,7 +52,7 @@ def update(store: HybridVectorStore, folder: Path, *, prune: bool = False) -> di
     ingestion.add(corpus)
     ingestion.delete_tails(corpus.lengths)
     if prune:
-        ingestion.prune(corpus.name, corpus.sources)
+        ingestion.prune(ingestion.find_gone(corpus.name, corpus.sources))
     return ingestion.counts
 
 
@@ -178,6 +178,49 @@ def test_a_file_that_became_shorter_leaves_no_pieces_behind(
     (tmp_path / "long.txt").write_text("")
     assert update(store, tmp_path)["deleted"] == 3
     assert list(stored(store).values()) == ["the same"]
+
+
+def test_an_interrupted_deletion_of_pieces_is_completed_by_the_next_run(
+    store: HybridVectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langchain_hfembed.ingestion._LOOKED_UP", 5)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("\n\n".join(f"{name} paragraph {n}" for n in range(20)))
+    update(store, tmp_path)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"{name} paragraph 0")
+
+    def interrupt(step: Step) -> None:
+        raise KeyboardInterrupt
+
+    corpus = TextFiles(tmp_path, chunk_size=20)
+    add(store, list(corpus))
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            Ingestion(store, progress=interrupt).delete_tails(corpus.lengths)
+    assert len(stored(store)) == 40 - 3 * 5
+    update(store, tmp_path)
+    assert sorted(stored(store).values()) == ["a.txt paragraph 0", "b.txt paragraph 0"]
+
+
+def test_what_is_gone_is_counted_among_the_documents_of_its_folder(
+    store: HybridVectorStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.txt").write_text(name)
+    update(store, folder)
+    add(store, pieces({"mine": "text"}))
+    gone = Ingestion(store).find_gone("notes", {"notes/a.txt"})
+    assert (sorted(gone.ids), gone.matching) == (["notes/b.txt#0", "notes/c.txt#0"], 3)
+
+
+def test_without_a_folders_name_nothing_can_be_pruned(store: HybridVectorStore) -> None:
+    """Every source starts with an empty name."""
+    add(store, pieces({"notes/a.txt#0": "text"}, source="notes/a.txt", chunk=0))
+    with pytest.raises(InvalidInputError, match="name"):
+        Ingestion(store).find_gone("", [])
 
 
 def test_only_pruning_deletes_what_came_from_files_that_are_gone(
