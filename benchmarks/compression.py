@@ -37,25 +37,24 @@ def main() -> None:
     arguments = _arguments()
     encoder = make_encoder(arguments)
     collection = read_collection(arguments.collection)
-    source = indexed(collection, encoder, arguments.cache)
     lines: list[dict[str, object]] = []
-    for dtype, pooling in tqdm(_WAYS):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "index.db"
-            index = SQLiteIndex(path, multi_vector_dtype=dtype, token_pooling=pooling)
-            with HybridVectorStore(encoder, index) as store:
-                copy_index(source.index, index)
-                results = measure(collection, store)
-            lines.append(
-                {
-                    "multi_vector_dtype": dtype,
-                    "token_pooling": pooling,
-                    "bytes_a_document": round(path.stat().st_size / len(collection.documents)),
-                    "multi_vector": results["multi_vector"]["nDCG@10"],
-                    "fusion": results["fusion"]["nDCG@10"],
-                }
-            )
-    source.close()
+    with indexed(collection, encoder, arguments.cache) as source:
+        for dtype, pooling in tqdm(_WAYS):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "index.db"
+                index = SQLiteIndex(path, multi_vector_dtype=dtype, token_pooling=pooling)
+                with HybridVectorStore(encoder, index) as store:
+                    copy_index(source.index, index)
+                    results = measure(collection, store)
+                lines.append(
+                    {
+                        "multi_vector_dtype": dtype,
+                        "token_pooling": pooling,
+                        "bytes_a_document": round(path.stat().st_size / len(collection.documents)),
+                        "multi_vector": results["multi_vector"]["nDCG@10"],
+                        "fusion": results["fusion"]["nDCG@10"],
+                    }
+                )
     if arguments.json:
         print(json.dumps({"collection": collection.name, "lines": lines}))
     else:

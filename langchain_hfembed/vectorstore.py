@@ -224,6 +224,8 @@ class HybridVectorStore(VectorStore):
         self,
         query: str,
         id: str,
+        *,
+        k: int = 4,
         fetch_k: int | None = None,
         fusion: Fusion | None = None,
         filter: Mapping[str, Any] | None = None,
@@ -233,8 +235,9 @@ class HybridVectorStore(VectorStore):
         Args:
             query: What was looked for.
             id: The document's id.
-            fetch_k: As in the search, like the next two: a normalised fusion depends on the other
-                candidates.
+            k: As in the search, like the next three: a normalised fusion depends on the other
+                candidates, and of these there are as many as hits at least.
+            fetch_k: Candidates of the dense and of the sparse view; None for the store's.
             fusion: How the scores become one; None for the store's.
             filter: Which documents the candidates are chosen from.
 
@@ -245,14 +248,14 @@ class HybridVectorStore(VectorStore):
             InvalidInputError: If there is no such document, or the query can't be encoded.
         """
         _check_ids([id])
-        _check_counts(1, fetch_k)
+        _check_counts(k, fetch_k)
         self._bind()
         return explain(
             self.index,
             self.encoder,
             query,
             id,
-            fetch_k=self.fetch_k if fetch_k is None else fetch_k,
+            fetch_k=max(k, self.fetch_k if fetch_k is None else fetch_k),
             fusion=self.fusion if fusion is None else fusion,
             filter_=_parsed(filter),
         )

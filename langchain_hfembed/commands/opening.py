@@ -56,6 +56,11 @@ def open_index(
         return QdrantIndex(path=_edge_folder(target))
     if _NO_PATH.fullmatch(target):
         raise InvalidInputError(f"{target}: a URL starts with http:// or https://")
+    if Path(target).expanduser().is_dir():
+        raise InvalidInputError(
+            f"{target} is a folder; an index of Qdrant Edge is named {_EDGE}{target}, and one of "
+            "SQLite is a file, such as knowledge.db"
+        )
     from langchain_hfembed.index.sqlite.index import SQLiteIndex
 
     return SQLiteIndex(target)
@@ -227,9 +232,11 @@ def _is_bge_m3(name: str) -> bool:
 
     if Path(name).is_dir():
         return has_file(name, COLBERT_HEAD) or has_file(name, SPARSE_HEAD)
-    from httpx import HTTPError
     from huggingface_hub import file_exists
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # Of httpx or of httpx2, as huggingface_hub has it.
+    connection_error: type[Exception] = HfHubHTTPError.__bases__[0]
 
     try:
         if has_file(name, COLBERT_HEAD):
@@ -237,7 +244,7 @@ def _is_bge_m3(name: str) -> bool:
         return file_exists(name, COLBERT_HEAD)
     except HFValidationError:  # a folder that is not there
         return True
-    except (HTTPError, OSError):  # no network
+    except (connection_error, OSError):  # no network
         return not has_file(name, "config.json")
 
 

@@ -52,6 +52,8 @@ def search(
     """Search an index, and show each hit's score and rank in each view."""
     metadata_filter = _parsed(filter_)
     query = " ".join(question)
+    if not query.strip():
+        raise typer.BadParameter("is empty", param_hint="QUESTION")
     with closing(open_existing_index(target, collection)) as index:
         from langchain_hfembed.vectorstore import HybridVectorStore
 
@@ -59,7 +61,7 @@ def search(
         store = HybridVectorStore(open_model(name), index, fetch_k=fetch_k)
         hits = store.search(query, k, filter=metadata_filter)
         explanations = [
-            store.explain(query, str(hit.document.id), max(k, fetch_k), filter=metadata_filter)
+            store.explain(query, str(hit.document.id), k=k, filter=metadata_filter)
             for hit in (hits if explained else [])
         ]
     if as_json:

@@ -119,6 +119,18 @@ def test_a_url_is_a_server_that_embeds_and_gets_only_the_token_that_is_meant_for
     assert model.headers == {}
 
 
+def test_without_a_network_a_model_is_left_to_bge_m3_whose_error_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def unreachable(*_: object) -> bool:
+        raise HfHubHTTPError.__bases__[0]("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.file_exists", unreachable)
+    assert isinstance(open_model("some/model"), BGEM3Embeddings)
+
+
 def test_a_model_that_nobody_has_is_left_to_bge_m3_whose_error_says_so() -> None:
     """Without a network, as in all tests."""
     for name in ("/nowhere/model", "nobody/has-this"):

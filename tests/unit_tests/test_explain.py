@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.documents import Document
 
 from langchain_hfembed import (
     BGEM3Embeddings,
+    Explanation,
     HybridVectorStore,
     InvalidInputError,
+    PerView,
     ReciprocalRankFusion,
+    SQLiteIndex,
+    TokenMatch,
     WeightedSum,
 )
 from langchain_hfembed.vectors import VIEWS
@@ -152,3 +157,41 @@ def test_with_a_real_tokenizer_tokens_are_found_in_the_text(minilm_folder):
     assert any("capital" in piece for piece in coloured)
     total = sum(match.contribution for match in why.multi_vector)
     assert total == pytest.approx(why.scores.multi_vector, abs=1e-3)  # float16 rows
+
+
+def test_with_pooled_vectors_the_words_that_both_have_are_coloured():
+    text = "alpha beta alpha beta gamma delta epsilon zeta"
+    with HybridVectorStore(HashEncoder(), SQLiteIndex(token_pooling=2)) as store:
+        store.add_texts([text], ids=["0"])
+        why = store.explain("epsilon", "0")
+    assert re.findall(r"<span[^>]*>(.*?)</span>", why._repr_html_()) == ["epsilon"]
+    assert [match.query_token for match in why.multi_vector] == ["epsilon"]
+    assert why.multi_vector[0].document_token.startswith("#")
+    total = sum(match.contribution for match in why.multi_vector)
+    assert total == pytest.approx(why.scores.multi_vector, abs=1e-5)
+
+
+def test_a_word_in_which_many_tokens_meet_is_not_brighter_than_one_that_is_equal():
+    why = Explanation(
+        query="one two three cat",
+        document=Document("filler cat", id="0"),
+        score=1.0,
+        scores=PerView(multi_vector=0.5),
+        shares=PerView(),
+        multi_vector=(
+            *(TokenMatch(word, "filler", 0.1, position=0) for word in ("one", "two", "three")),
+            TokenMatch("cat", "cat", 0.2, position=1),
+        ),
+        tokens=("filler", "cat"),
+    )
+    spans = re.findall(r"<span[^>]*, ([0-9.]+)\)\">(.*?)</span>", why._repr_html_())
+    brightness = {word: float(alpha) for alpha, word in spans}
+    assert brightness["cat"] == 1
+    assert 0 < brightness["filler"] < 0.2
+
+
+def test_an_explanation_has_as_many_candidates_as_the_search_had():
+    texts = [f"park number {n}" for n in range(8)]
+    with _store(texts=texts, fetch_k=2) as store:
+        for hit in store.search("park 3", k=6):
+            assert store.explain("park 3", hit.document.id, k=6).score == pytest.approx(hit.score)
