@@ -8,12 +8,13 @@ from langchain_hfembed.scoring import unit_rows
 from langchain_hfembed.vectors import FloatArray
 
 
-def pool_tokens(vectors: FloatArray, factor: int) -> FloatArray:
+def pool_tokens(vectors: FloatArray, factor: int, already: int = 1) -> FloatArray:
     """Cluster token vectors, and keep the mean of each cluster.
 
     Args:
         vectors: L2-normalised token vectors of one document, shape `(tokens, dim)`.
         factor: About how many tokens become one; 1 leaves them as they are.
+        already: About how many have become one before, so that nothing is pooled twice.
 
     Returns:
         L2-normalised means, in the order of each cluster's first token, shape
@@ -23,6 +24,7 @@ def pool_tokens(vectors: FloatArray, factor: int) -> FloatArray:
         Clavié et al. 2024, arXiv:2409.14683: hierarchical clustering of cosine distances with
         Ward's method, as Sentence Transformers' `HierarchicalTokenPooling` has it.
     """
+    factor = max(1, factor // already)
     count = max(1, len(vectors) // factor)
     if factor == 1 or count == len(vectors):
         return vectors

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from langchain_hfembed.errors import HybridIndexError, IndexLockedError
+from langchain_hfembed.errors import (
+    EmbeddingError,
+    HybridIndexError,
+    IndexLockedError,
+    InvalidInputError,
+)
 from langchain_hfembed.index.qdrant.plan import (
     AllOf,
     AnyOf,
@@ -37,6 +43,7 @@ except ImportError as error:
     ) from error
 
 _CONFIG = "edge_config.json"
+_UNFINISHED = ".hfembed-new-"  # how folders are called in which an index is being made
 # Points that are compared one by one, in a few milliseconds, before graphs are built for them.
 _UNOPTIMIZED = 50_000
 
@@ -48,17 +55,17 @@ class EdgeEngine:
 
     Args:
         path: The folder. It is made, whole or not at all, with the first point.
-        max_search_threads: Threads of one search; None for Edge's own choice.
 
     Raises:
         HybridIndexError: If there is something else at the path. It is left untouched.
         IndexLockedError: If the folder is open elsewhere.
     """
 
-    def __init__(self, path: str, max_search_threads: int | None = None) -> None:
+    multi_vector_limit: int | None = None
+
+    def __init__(self, path: str) -> None:
         self._path = Path(path).expanduser().absolute()
         self.name = str(self._path)
-        self._max_search_threads = max_search_threads
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._shard: edge.EdgeShard | None = None
@@ -76,20 +83,24 @@ class EdgeEngine:
         with self._use():
             if self._shard is None and (self._path / _CONFIG).exists():
                 self._shard = edge.EdgeShard.load(str(self._path))
+                config = json.loads((self._path / _CONFIG).read_text(encoding="utf-8"))
+                self._unoptimized = _unindexed(self._shard.info(), config)
             elif self._shard is None and self._path.exists():
                 _require_empty_folder(self._path)
             return self._shard is not None
 
     def create(self, layout: Layout, fields: Mapping[str, str], first: Point) -> None:
-        """Make the folder beside its place, and move it there when it is complete."""
+        """Make the index in a folder of its own, and move it to its place when it is complete."""
         with self._use():
             if self._shard is not None:
                 raise HybridIndexError(
                     f"the folder {self.name} holds an Edge index of another program. It was not "
                     "changed; give another path"
                 )
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            made = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
+            # In a folder that is there already: it may be a mount point, or a link.
+            above = self._path if self._path.exists() else self._path.parent
+            above.mkdir(parents=True, exist_ok=True)
+            made = above / f"{_UNFINISHED}{secrets.token_hex(4)}"
             try:
                 shard = edge.EdgeShard.create(str(made), self._config(layout))
                 for key, kind in fields.items():
@@ -97,15 +108,21 @@ class EdgeEngine:
                 shard.update(edge.UpdateOperation.upsert_points([_point(first)]))
                 shard.flush()
                 shard.close()
-                if self._path.exists():
-                    self._path.rmdir()  # Windows puts no folder in the place of an empty one
-                made.rename(self._path)
+                if above == self._path:
+                    # The file that says that there is an index comes last.
+                    for entry in sorted(
+                        made.iterdir(), key=lambda it: (it.name == _CONFIG, it.name)
+                    ):
+                        entry.rename(above / entry.name)
+                else:
+                    made.rename(self._path)
             except OSError as error:  # another process was faster
                 if not (self._path / _CONFIG).exists():
                     raise
                 raise self._locked() from error
             finally:
                 shutil.rmtree(made, ignore_errors=True)
+            _sync_folder(above)
             self.exists()
 
     def fields(self) -> set[str]:
@@ -113,10 +130,11 @@ class EdgeEngine:
         with self._open() as shard:
             return set(shard.info().payload_schema)
 
-    def index_field(self, key: str, kind: str) -> None:
+    def index_field(self, key: str, kind: str) -> bool:
         """Index a key of the payload."""
         with self._open() as shard:
             shard.update(edge.UpdateOperation.create_field_index(key, _KINDS[kind]))
+            return True
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Store points."""
@@ -174,6 +192,18 @@ class EdgeEngine:
             )
             return [*map(_found, found)]
 
+    def last(self, key: str) -> int | None:
+        """The highest number at a key of the payload."""
+        with self._open() as shard:
+            found, _ = shard.scroll(
+                edge.ScrollRequest(
+                    limit=1,
+                    order_by=edge.OrderBy(key, edge.Direction.Desc),
+                    with_payload=edge.PayloadSelector.Include([key]),
+                )
+            )
+            return found[0].payload[key] if found and found[0].payload else None
+
     def count(self, condition: Condition) -> int:
         """How many points pass."""
         with self._open() as shard:
@@ -205,7 +235,7 @@ class EdgeEngine:
                 )
             try:
                 yield
-            except (HybridIndexError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            except (EmbeddingError, KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             # Edge raises bare Exception, and PanicException, which is none, for damaged files.
             except BaseException as error:
@@ -233,6 +263,7 @@ class EdgeEngine:
     def _config(self, layout: Layout) -> edge.EdgeConfig:
         where = edge.Memory.Cold if layout.on_disk else None
         vectors = {}
+        _require_quantization(layout.quantization)
         if layout.dense_dim is not None:
             vectors["dense"] = edge.EdgeVectorParams(
                 layout.dense_dim,
@@ -252,24 +283,63 @@ class EdgeEngine:
                 memory=edge.Memory.Cold,
             )
         sparse = {"sparse": edge.EdgeSparseVectorParams(memory=where)} if layout.has_sparse else {}
-        return edge.EdgeConfig(
-            vectors=vectors, sparse_vectors=sparse, max_search_threads=self._max_search_threads
+        return edge.EdgeConfig(vectors=vectors, sparse_vectors=sparse)
+
+
+def _require_quantization(quantization: object) -> None:
+    if quantization is not None and not isinstance(quantization, _QUANTIZATIONS):
+        names = ", ".join(kind.__name__ for kind in _QUANTIZATIONS)
+        raise InvalidInputError(
+            f"quantization_config is a {type(quantization).__module__}."
+            f"{type(quantization).__name__}; with path it must be one of qdrant_edge: {names}"
         )
+
+
+def _unindexed(info: edge.ShardInfo, config: Mapping[str, Any]) -> int:
+    """About how many points are in no graph yet.
+
+    Edge adds up the vectors of all names: those of dense and multi-vectors in segments that have
+    been optimised, those of the sparse ones in all segments.
+    """
+    names = len(config.get("vectors") or {})
+    if not names:
+        return 0
+    sparse = info.points_count * len(config.get("sparse_vectors") or {})
+    return max(0, info.points_count - max(0, info.indexed_vectors_count - sparse) // names)
+
+
+def _sync_folder(path: Path) -> None:
+    """Have a renaming survive a loss of power, which Windows sees to itself."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network drives can't for folders
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _require_empty_folder(path: Path) -> None:
-    if not path.is_dir() or any(path.iterdir()):
+    # A process that was killed while it made an index leaves what is as good as nothing.
+    if not path.is_dir() or any(not it.name.startswith(_UNFINISHED) for it in path.iterdir()):
         raise HybridIndexError(
-            f"{path} is there and is no Edge index. It was not touched; give the path of a new "
-            "folder, or of an empty one"
+            f"{path} is there and is no complete Edge index. It was not touched; give the path of "
+            "a new folder, or of an empty one"
         )
 
 
-_KINDS = {
+_KINDS: dict[str, Any] = {
     "keyword": edge.PayloadSchemaType.Keyword,
     "float": edge.PayloadSchemaType.Float,
-    "integer": edge.PayloadSchemaType.Integer,
+    # The order of documents, which is read by range; no search has it in a filter.
+    "integer": edge.IntegerIndexParams(lookup=False, range=True, enable_hnsw=False),
 }
+_QUANTIZATIONS = (
+    edge.ScalarQuantizationConfig,
+    edge.ProductQuantizationConfig,
+    edge.BinaryQuantizationConfig,
+    edge.TurboQuantQuantizationConfig,
+)
 _DTYPES = {
     "float16": edge.VectorStorageDatatype.Float16,
     "float32": edge.VectorStorageDatatype.Float32,

@@ -25,7 +25,6 @@ from langchain_hfembed.index.qdrant.collection import DOCUMENTS, QdrantCollectio
 from langchain_hfembed.index.qdrant.payload import (
     DOCUMENT,
     ORDER,
-    condition_of,
     payload_of,
 )
 from langchain_hfembed.index.qdrant.plan import Engine, Found, HasId
@@ -37,6 +36,7 @@ from langchain_hfembed.index.qdrant.points import (
     point_of,
     points_of,
     record_of,
+    require_tokens_fit,
     wanted_views,
 )
 from langchain_hfembed.index.qdrant.search import POINTS_AT_ONCE, proposed, scored
@@ -80,11 +80,10 @@ class QdrantIndex:
         timeout: Seconds for a request to `url`.
         max_retries: Attempts after the first one, where a server can't be reached or is busy.
         batch_bytes: About how large a request with documents is.
-        max_search_threads: With `path`, threads of one search; None for Edge's own choice.
 
     Raises:
-        InvalidInputError: If not one of `path`, `url` and `client` is given, or a value is of no
-            use.
+        InvalidInputError: If not one of `path`, `url` and `client` is given, a value is of no use,
+            or `url` has a user and password.
         HybridIndexError: If there is something else at `path`. It is left untouched.
         IndexLockedError: If the folder at `path` is open elsewhere.
         ImportError: If qdrant-client or Qdrant Edge is not installed.
@@ -110,7 +109,6 @@ class QdrantIndex:
         timeout: float = 60.0,
         max_retries: int = 5,
         batch_bytes: int = 16_000_000,
-        max_search_threads: int | None = None,
     ) -> None:
         if multi_vector_dtype not in (None, *get_args(MultiVectorDtype)):
             raise InvalidInputError(
@@ -119,6 +117,12 @@ class QdrantIndex:
             )
         if token_pooling is not None and token_pooling < 1:
             raise InvalidInputError(f"token_pooling={token_pooling} must be 1 or more")
+        if batch_bytes < 1:
+            raise InvalidInputError(f"batch_bytes={batch_bytes} must be 1 or more")
+        if max_retries < 0:
+            raise InvalidInputError(f"max_retries={max_retries} must be 0 or more")
+        if timeout <= 0:
+            raise InvalidInputError(f"timeout={timeout} must be above 0 seconds")
         self._exact = exact
         self._batch_bytes = batch_bytes
         self._model: IndexModel | None = None
@@ -148,7 +152,7 @@ class QdrantIndex:
         else:
             from langchain_hfembed.index.qdrant.edge import EdgeEngine
 
-            self._engine = EdgeEngine(fspath(path), max_search_threads)
+            self._engine = EdgeEngine(fspath(path))
         self._collection = QdrantCollection(
             self._engine,
             multi_vector_dtype=multi_vector_dtype,
@@ -203,12 +207,14 @@ class QdrantIndex:
             stored = self._collection.properties()
             first = encoded[0][0].embedding
             properties = stored or self._collection.new_properties(first, self._model)
-            rows = []
-            for order, (record, metadata) in enumerate(encoded, self._next_order(len(encoded))):
-                require_shape(properties, record.embedding, self._engine.name)
-                rows.append((record, payload_of(record, metadata, order)))
+            self._require_fit(properties, last_of_each.values())
+            rows = [
+                (record, payload_of(record, metadata, order))
+                for order, (record, metadata) in enumerate(encoded, self._next_order(len(encoded)))
+            ]
             if not stored:
-                self._collection.create(properties)
+                properties = self._collection.create(properties)
+                self._require_fit(properties, last_of_each.values())
             self._collection.index_fields(payload for _, payload in rows)
             pooling = int(properties["token_pooling"])
             points = (point_of(record, payload, pooling) for record, payload in rows)
@@ -232,29 +238,36 @@ class QdrantIndex:
         properties = self._collection.properties()
         if not properties:
             return []
-        wanted = wanted_views(properties, views)
+        wanted, pooling = wanted_views(properties, views), int(properties["token_pooling"])
         by_id: dict[str, IndexRecord] = {}
         for page in pages(points_of(ids), page_size(wanted)):
             for found in self._engine.retrieve(page, DOCUMENT, wanted):
-                record = record_of(found, wanted)
+                record = record_of(found, wanted, pooling)
                 by_id[record.id] = record
         return [by_id[id_] for id_ in ids if id_ in by_id]
 
     def records(self, views: Collection[View] = VIEWS) -> Iterator[IndexRecord]:
-        """All documents, in the order of storing; see `HybridIndex.records`."""
+        """All documents, in the order of storing; see `HybridIndex.records`.
+
+        One that is stored again meanwhile goes to the end, and may be left out: what comes after
+        the last document of the start is not read, or this might never end.
+        """
         properties = self._collection.properties()
         if not properties:
             return
-        wanted = wanted_views(properties, views)
+        wanted, pooling = wanted_views(properties, views), int(properties["token_pooling"])
+        last = self._engine.last(ORDER)
+        if last is None:
+            return
         size = page_size(wanted)
         start, seen = 0, set[UUID]()
         while True:
             # From the last number on, not after it: two writers may have given the same one.
             page = self._engine.page(ORDER, start, size + len(seen), (*DOCUMENT, ORDER), wanted)
             for found in page:
-                if found.id not in seen:
-                    yield record_of(found, wanted)
-            if len(page) < size + len(seen):
+                if found.id not in seen and found.payload[ORDER] <= last:
+                    yield record_of(found, wanted, pooling)
+            if len(page) < size + len(seen) or page[-1].payload[ORDER] > last:
                 return
             start = page[-1].payload[ORDER]
             seen = {found.id for found in page if found.payload[ORDER] == start}
@@ -272,7 +285,7 @@ class QdrantIndex:
         return Candidates(
             [found_id(each) for each in found],
             scores,
-            lambda best: [record_of(found[position], ()) for position in best],
+            lambda best: [record_of(found[position]) for position in best],
         )
 
     def candidates(
@@ -329,6 +342,15 @@ class QdrantIndex:
         self._last_order = first + count - 1
         return first
 
+    def _require_fit(self, properties: Mapping[str, str], records: Collection[IndexRecord]) -> None:
+        """Raise unless the model and all documents fit an index with these properties."""
+        if self._model is not None:  # another process may have settled them since bind()
+            require_model(properties, self._model, self._engine.name)
+        pooling = int(properties["token_pooling"])
+        for record in records:
+            require_shape(properties, record.embedding, self._engine.name)
+            require_tokens_fit(record, pooling, self._engine.multi_vector_limit)
+
     def _can_score(self, query: HybridEmbedding) -> bool:
         """Whether there are documents to score; raises if there are those of another model."""
         properties = self._collection.properties()
@@ -344,7 +366,7 @@ class QdrantIndex:
     ) -> list[Found]:
         if not self._can_score(query) or fetch_k < 1:
             return []
-        condition = None if filter_ is None else condition_of(filter_)
+        condition = None if filter_ is None else self._collection.condition_of(filter_)
         return proposed(self._engine, query, fetch_k, condition, exact=self._exact)
 
 

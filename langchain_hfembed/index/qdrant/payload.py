@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -85,17 +85,40 @@ def number_keys(payload: Mapping[str, Any]) -> Iterable[str]:
     return (f"{NUMBERS}.{path}" for path in payload[NUMBERS])
 
 
-def condition_of(filter_: Filter) -> Condition:
-    """What points must pass so that their metadata passes a filter."""
+def number_key(path: str) -> str:
+    """The key of a payload, with dots, at which the numbers of this path lie."""
+    return f"{NUMBERS}.{escaped(path)}"
+
+
+def has_path(path: str) -> Condition:
+    """Metadata has something at this path."""
+    return HasKeyword(LEAVES, (keyword(Leaf(path, "present", "")),))
+
+
+def compared_paths(filter_: Filter) -> set[str]:
+    """Paths at which a filter compares numbers."""
+    if isinstance(filter_, Compare):
+        return {filter_.path}
+    inner = (filter_.filter,) if isinstance(filter_, Not) else getattr(filter_, "filters", ())
+    return set().union(*map(compared_paths, inner))
+
+
+def condition_of(filter_: Filter, absent: Collection[str] = ()) -> Condition:
+    """What points must pass so that their metadata passes a filter.
+
+    Args:
+        filter_: The filter.
+        absent: Paths that no document has, at which every comparison fails.
+    """
     if isinstance(filter_, OneOf):
         return (
             HasKeyword(LEAVES, tuple(map(keyword, filter_.leaves))) if filter_.leaves else _NOTHING
         )
     if isinstance(filter_, Compare):
-        return _comparison(filter_)
+        return _NOTHING if filter_.path in absent else _comparison(filter_)
     if isinstance(filter_, Not):
-        return NoneOf((condition_of(filter_.filter),))
-    conditions = tuple(map(condition_of, filter_.filters))
+        return NoneOf((condition_of(filter_.filter, absent),))
+    conditions = tuple(condition_of(each, absent) for each in filter_.filters)
     if isinstance(filter_, Every):
         return AllOf(conditions) if conditions else _EVERYTHING
     assert isinstance(filter_, Some)
@@ -103,7 +126,7 @@ def condition_of(filter_: Filter) -> Condition:
 
 
 def _comparison(filter_: Compare) -> Condition:
-    key = f"{NUMBERS}.{escaped(filter_.path)}"
+    key = number_key(filter_.path)
     infinite = {
         sign: HasKeyword(LEAVES, (keyword(Leaf(filter_.path, "number", sign)),))
         for sign in (math.inf, -math.inf)

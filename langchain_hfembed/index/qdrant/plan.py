@@ -123,17 +123,6 @@ class Layout:
     quantization: Any = None
     on_disk: bool = False
 
-    def dims(self) -> dict[str, int | None]:
-        """The dimension of each view that there is; None for the sparse one."""
-        dims: dict[str, int | None] = {}
-        if self.dense_dim is not None:
-            dims["dense"] = self.dense_dim
-        if self.has_sparse:
-            dims["sparse"] = None
-        if self.multi_vector_dim is not None:
-            dims["multi_vector"] = self.multi_vector_dim
-        return dims
-
     def quantization_of(self, view: View) -> Any:
         """Of the dense vectors; of multi-vectors only where they are alone.
 
@@ -144,9 +133,15 @@ class Layout:
 
 
 class Engine(Protocol):
-    """One collection of points, on a server or in this process."""
+    """One collection of points, on a server or in this process.
+
+    Attributes:
+        name: For messages.
+        multi_vector_limit: A multi-vector must have fewer numbers than this; None for no limit.
+    """
 
     name: str
+    multi_vector_limit: int | None
 
     def require_open(self) -> None:
         """Raise HybridIndexError after `close()`."""
@@ -159,17 +154,23 @@ class Engine(Protocol):
     def create(self, layout: Layout, fields: Mapping[str, str], first: Point) -> None:
         """Make the collection, with these keys of the payload indexed, and then this point in it.
 
+        Takes one that is there, if it was made like this. Keeps the point if it is there.
+
         Raises:
-            HybridIndexError: If there is a collection of another program.
+            HybridIndexError: If there is a collection that was made otherwise.
         """
         ...
 
-    def fields(self) -> set[str]:
-        """Keys of the payload that have an index."""
+    def fields(self) -> set[str] | None:
+        """Keys of the payload that have an index; None where there are no such indexes."""
         ...
 
-    def index_field(self, key: str, kind: str) -> None:
-        """Index a key of the payload; `kind` is `"keyword"`, `"float"` or `"integer"`."""
+    def index_field(self, key: str, kind: str) -> bool:
+        """Index a key of the payload; `kind` is `"keyword"`, `"float"` or `"integer"`.
+
+        Returns:
+            Whether it has one now. It has none where the server allows no more.
+        """
         ...
 
     def upsert(self, points: Sequence[Point]) -> None:
@@ -198,6 +199,10 @@ class Engine(Protocol):
         self, key: str, start: int, limit: int, payload: Sequence[str], views: Sequence[View]
     ) -> list[Found]:
         """Points from this number at a key of the payload on, in its order."""
+        ...
+
+    def last(self, key: str) -> int | None:
+        """The highest number at a key of the payload; None if there is none."""
         ...
 
     def count(self, condition: Condition) -> int:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import numpy as np
 
+from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.base import IndexRecord
 from langchain_hfembed.index.qdrant.payload import point_id
 from langchain_hfembed.index.qdrant.plan import Found, Point
@@ -20,14 +21,15 @@ T = TypeVar("T")
 
 _BATCH_POINTS = 64
 _BYTES_A_NUMBER = 20  # in JSON; gRPC takes 4
-_PAGE, _PAGE_OF_TOKENS = 64, 8  # the token vectors of one long text are some MB of JSON
+_PAGE_OF_TEXTS, _PAGE = 1_000, 64
+_PAGE_OF_TOKENS = 8  # the token vectors of one long text are some MB of JSON
 
 
 def point_of(record: IndexRecord, payload: Mapping[str, Any], token_pooling: int) -> Point:
     """The point of a document, whose id is text; vectors at length 1."""
     embedding = unit_embedding(record.embedding)
     if embedding.multi_vector is not None and token_pooling > 1:
-        tokens = pool_tokens(embedding.multi_vector, token_pooling)
+        tokens = pool_tokens(embedding.multi_vector, token_pooling, record.token_pooling)
         embedding = HybridEmbedding(embedding.dense, embedding.sparse, tokens)
     id_ = point_id(record.id)
     assert id_ is not None
@@ -71,7 +73,32 @@ def wanted_views(properties: Mapping[str, str], views: Collection[View]) -> tupl
 
 def page_size(views: Collection[View]) -> int:
     """How many documents to read at once."""
+    if not views:
+        return _PAGE_OF_TEXTS
     return _PAGE_OF_TOKENS if "multi_vector" in views else _PAGE
+
+
+def require_tokens_fit(record: IndexRecord, token_pooling: int, limit: int | None) -> None:
+    """Raise InvalidInputError if a document has more token vectors than a server takes.
+
+    Args:
+        record: The document, not pooled yet: this tells before the first request.
+        token_pooling: About how many of its token vectors become one.
+        limit: A multi-vector must have fewer numbers than this; None for no limit.
+    """
+    tokens = record.embedding.multi_vector
+    if tokens is None or limit is None:
+        return
+    count, dim = tokens.shape
+    most = (limit - 1) // dim
+    if max(1, count // max(1, token_pooling // record.token_pooling)) > most:
+        fitting = record.token_pooling * (count // (most + 1) + 1)
+        raise InvalidInputError(
+            f"document {record.id!r} has {count:,} token vectors of {dim:,} numbers; with "
+            f"token_pooling={token_pooling} a Qdrant server takes {most * token_pooling:,} at "
+            f"most. Split the text, or make a new index with token_pooling={fitting}. Nothing of "
+            "its batch was stored"
+        )
 
 
 def pages(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -84,7 +111,7 @@ def found_id(found: Found) -> str:
     return str(found.payload["id"])
 
 
-def record_of(found: Found, views: Collection[View]) -> IndexRecord:
+def record_of(found: Found, views: Collection[View] = (), token_pooling: int = 1) -> IndexRecord:
     """A document with these views, all of which it was asked for with."""
     dense, sparse, tokens = (found.vectors.get(view) if view in views else None for view in VIEWS)
     return IndexRecord(
@@ -96,6 +123,7 @@ def record_of(found: Found, views: Collection[View]) -> IndexRecord:
             _sparse(sparse) if "sparse" in views else None,
             None if tokens is None else np.array(tokens, np.float32),
         ),
+        token_pooling,
     )
 
 

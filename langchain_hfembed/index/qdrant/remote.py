@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from langchain_hfembed.errors import HybridIndexError, InvalidInputError
 from langchain_hfembed.index.qdrant.plan import (
@@ -35,15 +35,22 @@ except ImportError as error:
     ) from error
 
 # After qdrant-client, whose absence it would report in other words.
-from langchain_hfembed.index.qdrant.failures import Server, without_password
+from langchain_hfembed.index.qdrant.failures import Server
 
 T = TypeVar("T")
+
+_MULTI_VECTOR_LIMIT = 1024 * 1024  # a server's constant, which no setting changes
 
 
 def connect(
     url: str, api_key: SecretStr | str | None, *, prefer_grpc: bool, timeout: float
 ) -> QdrantClient:
     """A client for a server, which is not asked for anything yet."""
+    if "@" in url:  # not parsed: a password can be anything
+        raise InvalidInputError(
+            "url holds an '@', so perhaps a user and a password, which Qdrant has no use for. "
+            "Leave them out, and pass api_key"
+        )
     key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
     try:
         return QdrantClient(
@@ -56,8 +63,7 @@ def connect(
         )
     except ValueError as error:
         raise InvalidInputError(
-            f"url={without_password(url)!r} is no server's URL, such as "
-            "'https://qdrant.example.com:6333'"
+            f"url={url!r} is no server's URL, such as 'https://qdrant.example.com:6333'"
         ) from error
 
 
@@ -93,7 +99,8 @@ class RemoteEngine:
         # Local mode warns about what it has no use for.
         self._is_local = isinstance(inner, QdrantLocal)
         url = "local mode" if self._is_local else str(inner.rest_uri)  # type: ignore[attr-defined]
-        self._server = Server(url, collection, max_retries)
+        self._server = Server(url, collection, max_retries, is_local=self._is_local)
+        self.multi_vector_limit = None if self._is_local else _MULTI_VECTOR_LIMIT
         self.name = f"{collection} at {self._server.url}"
         self._is_closed = False
 
@@ -107,36 +114,55 @@ class RemoteEngine:
         return self._send(lambda: self._client.collection_exists(self._collection))
 
     def create(self, layout: Layout, fields: Mapping[str, str], first: Point) -> None:
-        """Make the collection; take one that is empty and just as it would be made."""
+        """Make the collection; take one that is just as it would be made."""
+        vectors, sparse = _vectors_config(layout), _sparse_config(layout)
         if not self.exists():
             try:
-                self._create(layout)
+                self._create(vectors, sparse)
             except HybridIndexError:
                 # Sent twice after a lost reply, or another process was faster.
                 if not self.exists():
                     raise
-        stored = self._send(lambda: self._client.count(self._collection)).count
-        if stored or self._dims() != layout.dims():
+        made = self._send(lambda: self._client.get_collection(self._collection)).config.params
+        if _shapes(made.vectors, made.sparse_vectors) != _shapes(vectors, sparse):
             raise HybridIndexError(
-                f"the collection {self.name} belongs to another program, or was made with other "
-                "vectors. It was not changed; give another collection_name"
+                f"the collection {self.name} was made with other vectors. It was not changed; give "
+                "another collection_name"
             )
         for key, kind in fields.items():
             self.index_field(key, kind)
-        self.upsert([first])
+        # The first writer's stays, in the order of one replica for all writers.
+        self._send(
+            lambda: self._client.upsert(
+                self._collection,
+                [_point(first)],
+                wait=True,
+                ordering=models.WriteOrdering.STRONG,
+                update_mode=models.UpdateMode.INSERT_ONLY,
+            )
+        )
 
-    def fields(self) -> set[str]:
-        """Keys of the payload that have an index."""
+    def fields(self) -> set[str] | None:
+        """Keys of the payload that have an index; None in local mode, which has none."""
+        if self._is_local:
+            return None
         info = self._send(lambda: self._client.get_collection(self._collection))
         return set(info.payload_schema)
 
-    def index_field(self, key: str, kind: str) -> None:
-        """Index a key of the payload."""
-        if not self._is_local:
-            schema = _KINDS[kind]
+    def index_field(self, key: str, kind: str) -> bool:
+        """Index a key of the payload; False in local mode, or where the server allows no more."""
+        if self._is_local:
+            return False
+        schema = _KINDS[kind]
+        try:
             self._send(
                 lambda: self._client.create_payload_index(self._collection, key, schema, wait=True)
             )
+        except HybridIndexError as error:
+            if "maximum number of payload ind" not in str(error):
+                raise
+            return False
+        return True
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Store points, and wait until they are."""
@@ -193,6 +219,19 @@ class RemoteEngine:
         )
         return [*map(_found, found)]
 
+    def last(self, key: str) -> int | None:
+        """The highest number at a key of the payload."""
+        found, _ = self._send(
+            lambda: self._client.scroll(
+                self._collection,
+                limit=1,
+                order_by=models.OrderBy(key=key, direction=models.Direction.DESC),
+                with_payload=[key],
+                with_vectors=False,
+            )
+        )
+        return found[0].payload[key] if found and found[0].payload else None
+
     def count(self, condition: Condition) -> int:
         """How many points pass."""
         passing = _filter(condition)
@@ -211,8 +250,37 @@ class RemoteEngine:
         self.require_open()
         return self._server.ask(request)
 
-    def _create(self, layout: Layout) -> None:
-        vectors = {}
+    def _create(
+        self,
+        vectors: dict[str, models.VectorParams],
+        sparse: dict[str, models.SparseVectorParams] | None,
+    ) -> None:
+        self._send(
+            lambda: self._client.create_collection(
+                self._collection,
+                vectors_config=vectors,
+                sparse_vectors_config=sparse,
+                on_disk_payload=True,
+                **self._settings,
+            )
+        )
+
+    def _request(self, query: Query) -> models.QueryRequest:
+        ignored = models.QuantizationSearchParams(ignore=True) if query.exact else None
+        params = models.SearchParams(exact=query.exact, quantization=ignored)
+        return models.QueryRequest(
+            query=None if query.vector is None else _vector(query.vector),
+            using=query.view,
+            filter=None if query.condition is None else _filter(query.condition),
+            limit=query.limit,
+            params=None if self._is_local else params,
+            with_payload=[*query.payload] or False,
+        )
+
+
+def _vectors_config(layout: Layout) -> dict[str, models.VectorParams]:
+    vectors = {}
+    try:
         if layout.dense_dim is not None:
             vectors["dense"] = models.VectorParams(
                 size=layout.dense_dim,
@@ -233,43 +301,46 @@ class RemoteEngine:
                 hnsw_config=models.HnswConfigDiff(m=0),
                 on_disk=True,
             )
-        sparse = models.SparseVectorParams(index=models.SparseIndexParams(on_disk=layout.on_disk))
-        self._send(
-            lambda: self._client.create_collection(
-                self._collection,
-                vectors_config=vectors,
-                sparse_vectors_config={"sparse": sparse} if layout.has_sparse else None,
-                on_disk_payload=True,
-                **self._settings,
-            )
+    except ValidationError as error:
+        raise InvalidInputError(
+            f"quantization_config is a {type(layout.quantization).__name__}; with url or client it "
+            "must be one of qdrant_client.models, such as ScalarQuantization"
+        ) from error
+    return vectors
+
+
+def _sparse_config(layout: Layout) -> dict[str, models.SparseVectorParams] | None:
+    if not layout.has_sparse:
+        return None
+    return {
+        "sparse": models.SparseVectorParams(index=models.SparseIndexParams(on_disk=layout.on_disk))
+    }
+
+
+def _shapes(vectors: Any, sparse: Any) -> dict[str, tuple[Any, ...]]:
+    """What must be the same for two collections to hold the same vectors and score them alike."""
+    named = vectors if isinstance(vectors, dict) else {"": vectors} if vectors else {}
+    shapes: dict[str, tuple[Any, ...]] = {
+        name: (
+            params.size,
+            params.distance,
+            params.datatype or models.Datatype.FLOAT32,
+            params.multivector_config and params.multivector_config.comparator,
         )
-
-    def _dims(self) -> dict[str, int | None]:
-        info = self._send(lambda: self._client.get_collection(self._collection))
-        params = info.config.params
-        vectors = params.vectors if isinstance(params.vectors, dict) else {"": params.vectors}
-        dims: dict[str, int | None] = {
-            name: params.size for name, params in vectors.items() if params is not None
-        }
-        return dims | dict.fromkeys(params.sparse_vectors or {})
-
-    def _request(self, query: Query) -> models.QueryRequest:
-        ignored = models.QuantizationSearchParams(ignore=True) if query.exact else None
-        params = models.SearchParams(exact=query.exact, quantization=ignored)
-        return models.QueryRequest(
-            query=None if query.vector is None else _vector(query.vector),
-            using=query.view,
-            filter=None if query.condition is None else _filter(query.condition),
-            limit=query.limit,
-            params=None if self._is_local else params,
-            with_payload=[*query.payload] or False,
-        )
+        for name, params in named.items()
+    }
+    for name, params in (sparse or {}).items():
+        shapes[name] = (params.modifier or models.Modifier.NONE,)
+    return shapes
 
 
-_KINDS = {
+_KINDS: dict[str, Any] = {
     "keyword": models.PayloadSchemaType.KEYWORD,
     "float": models.PayloadSchemaType.FLOAT,
-    "integer": models.PayloadSchemaType.INTEGER,
+    # The order of documents, which is read by range; no search has it in a filter.
+    "integer": models.IntegerIndexParams(
+        type=models.IntegerIndexType.INTEGER, lookup=False, range=True, enable_hnsw=False
+    ),
 }
 _CONDITIONS: dict[type[Any], Callable[[Any], Any]] = {
     HasKeyword: lambda it: models.FieldCondition(

@@ -82,9 +82,8 @@ def row_of(record: IndexRecord, metadata: str, properties: Mapping[str, str]) ->
     codec = codec_of(properties)
     blob = None
     if tokens is not None and codec is not None:
-        # What comes out of another pooled index is not pooled twice.
-        factor = max(1, int(properties["token_pooling"]) // record.token_pooling)
-        blob = codec.encode(pool_tokens(tokens, factor))
+        pooled = pool_tokens(tokens, int(properties["token_pooling"]), record.token_pooling)
+        blob = codec.encode(pooled)
     return Row(
         (record.id, record.text, metadata),
         (

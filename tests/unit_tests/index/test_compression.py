@@ -153,9 +153,9 @@ def test_pooling_does_not_keep_other_writers_waiting(tmp_path: Path, monkeypatch
     with SQLiteIndex(path, token_pooling=2) as index, SQLiteIndex(path, busy_timeout=0) as other:
         index.upsert(_records(1))
 
-        def pooled(tokens, factor):
+        def pooled(tokens, factor, already):
             other.delete(["5"])
-            return pool_tokens(tokens, factor)
+            return pool_tokens(tokens, factor, already)
 
         monkeypatch.setattr("langchain_hfembed.index.sqlite.rows.pool_tokens", pooled)
         index.upsert(_records(3))

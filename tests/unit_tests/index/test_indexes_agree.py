@@ -170,11 +170,3 @@ def test_every_index_finds_the_same_documents_with_the_same_scores(data: st.Data
                 np.testing.assert_allclose(
                     [hit.score for hit in found["edge"]], fused[best], atol=TOLERANCE
                 )
-
-
-def test_a_server_is_one_of_them() -> None:
-    """Whether the test above ran against a server: only where `QDRANT_URL` is set."""
-    if "QDRANT_URL" not in os.environ:
-        pytest.skip("QDRANT_URL is not set")
-    with _places() as indexes:
-        assert "server" in indexes

@@ -22,6 +22,8 @@ from langchain_hfembed import (
     InvalidInputError,
     QdrantIndex,
     SparseVector,
+    SQLiteIndex,
+    copy_index,
 )
 from langchain_hfembed.index.base import IndexModel
 from langchain_hfembed.index.filters import parse_filter
@@ -120,6 +122,27 @@ def test_more_documents_than_a_page_come_back_once_each(open_index: Open):
     assert _ids(index) == [str(number) for number in range(150)]
     assert [record.id for record in index.records()] == _ids(index)
     assert len(index.get([str(number) for number in range(150)])) == 150
+
+
+def test_texts_alone_come_a_thousand_at_a_time(index: QdrantIndex):
+    index.upsert([_record(str(number)) for number in range(150)])
+    counted = _Counted(index._engine)
+    index._engine = counted  # type: ignore[assignment]
+    assert len(_ids(index)) == 153
+    assert counted.calls.count("page") == 1
+
+
+@pytest.mark.parametrize("views", [(), VIEWS])
+def test_reading_all_ends_where_a_reader_stores_again_what_it_reads(index: QdrantIndex, views):
+    index.upsert([_record(str(number)) for number in range(30)])
+    vectors = ENCODER.encode_documents(["again"])[0]
+    read = []
+    for record in index.records(views):
+        assert len(read) < 100, "it never ends"
+        read.append(record.id)
+        index.upsert([IndexRecord(record.id, "again", {}, vectors)])
+    assert len(read) == len({*read})
+    assert index.count() == 33
 
 
 def test_pages_meet_documents_that_two_writers_gave_one_number(open_index: Open, monkeypatch):
@@ -276,6 +299,101 @@ def test_an_index_remembers_its_model_and_refuses_others(open_index: Open):
         again.bind(_model("other"))
 
 
+def _two(client: Any, **arguments: Any) -> tuple[QdrantIndex, QdrantIndex]:
+    """Two objects over one collection, as two processes have them; the second may have others."""
+    return QdrantIndex("docs", client=client), QdrantIndex("docs", client=client, **arguments)
+
+
+def test_a_model_that_was_bound_before_the_collection_was_made_is_held_against_it():
+    first, second = _two(qdrant_client.QdrantClient(":memory:"))
+    first.bind(_model("one"))
+    second.bind(_model("other"))
+    first.upsert([_record("a")])
+    with pytest.raises(IndexMismatchError, match="made by the model 'one', this is 'other'"):
+        second.upsert([_record("b")])
+    assert _ids(first) == ["a"]
+
+
+class _Late:
+    """An engine before whose `create` something else happens."""
+
+    def __init__(self, engine: Engine, before: Callable[[], None]) -> None:
+        self._engine = engine
+        self._before = before
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "create":
+            self._before()
+        return getattr(self._engine, name)
+
+
+def _race(first: QdrantIndex, second: QdrantIndex) -> None:
+    """The second finds no collection; the first then makes it and stores a document."""
+    engine = _Late(second._engine, lambda: first.upsert([_record("a")]))
+    second._collection._engine = engine  # type: ignore[assignment]
+    second.upsert([_record("b")])
+
+
+def test_the_slower_of_two_that_make_a_collection_goes_on_with_what_it_has():
+    client = qdrant_client.QdrantClient(":memory:")
+    second, first = _two(client, token_pooling=2)
+    first.bind(_model("one"))
+    _race(first, second)
+    assert sorted(_ids(first)) == ["a", "b"]
+    for index in (second, QdrantIndex("docs", client=client)):
+        assert index._collection.properties()["token_pooling"] == "2"
+        assert index.model == _model("one")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "message"),
+    [
+        ({}, "other", "made by the model 'one', this is 'other'"),
+        ({"token_pooling": 2}, "one", "has token_pooling=1, not 2"),
+        ({"multi_vector_dtype": "float32"}, "one", "has multi_vector_dtype=float16, not float32"),
+    ],
+)
+def test_the_slower_of_two_is_refused_where_it_does_not_fit(arguments, model, message):
+    first, second = _two(qdrant_client.QdrantClient(":memory:"), **arguments)
+    first.bind(_model("one"))
+    second.bind(_model(model))
+    with pytest.raises(HybridIndexError, match=message):
+        _race(first, second)
+    assert _ids(first) == ["a"]
+    assert first.model == _model("one")
+
+
+def test_documents_that_came_before_their_properties_were_read_are_not_anothers():
+    """The first read finds nothing, and then another writer makes the collection."""
+    client = qdrant_client.QdrantClient(":memory:")
+    first, second = _two(client)
+    first.upsert([_record("a")])
+    engine, missed = second._engine, [[]]
+    second._collection._engine = _Patched(
+        engine, retrieve=lambda *asked: missed.pop() if missed else engine.retrieve(*asked)
+    )
+    assert second.count() == 1
+
+
+class _Patched:
+    def __init__(self, engine: Engine, **methods: Any) -> None:
+        self._engine = engine
+        vars(self).update(methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+def test_an_index_of_a_later_format_is_refused(open_index: Open, monkeypatch):
+    from langchain_hfembed.index.qdrant import collection
+
+    with monkeypatch.context() as later:
+        later.setattr(collection, "_FORMAT", 2)
+        open_index().upsert([_record("a")])
+    with pytest.raises(HybridIndexError, match=r"format 2, this version reads 1 .*--upgrade"):
+        open_index().count()
+
+
 def test_what_does_not_fit_stores_nothing_of_its_batch(index: QdrantIndex):
     good, other = _record("good"), HybridEmbedding(np.ones(7), SparseVector.from_dict({1: 1}))
     wide = HybridEmbedding(np.ones(7), other.sparse, np.ones((1, 32)))
@@ -367,7 +485,10 @@ def test_it_closes_with_its_block_and_opens_again(open_index: Open):
         ({"client": "http://x"}, "client is a str"),
         ({"path": "x", "multi_vector_dtype": "int8"}, "multi_vector_dtype='int8'"),
         ({"path": "x", "token_pooling": 0}, "token_pooling=0"),
-        ({"url": "ftp://me:secret@x"}, "url='ftp://x' is no server's URL"),
+        ({"path": "x", "batch_bytes": 0}, "batch_bytes=0 must be 1 or more"),
+        ({"url": "http://x", "max_retries": -1}, "max_retries=-1 must be 0 or more"),
+        ({"url": "http://x", "timeout": 0}, "timeout=0 must be above 0"),
+        ({"url": "ftp://x"}, "url='ftp://x' is no server's URL"),
     ],
 )
 def test_arguments_that_make_no_sense_say_what_would(arguments, message, tmp_path, monkeypatch):
@@ -375,6 +496,32 @@ def test_arguments_that_make_no_sense_say_what_would(arguments, message, tmp_pat
     with pytest.raises(InvalidInputError, match=message):
         QdrantIndex(**arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@x", "https://secret@x", "me:secret@x:6333", "http://me:s/secret@x"]
+)
+def test_a_url_with_a_password_is_refused_without_showing_it(url):
+    with pytest.raises(InvalidInputError, match="pass api_key") as raised:
+        QdrantIndex(url=url)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("place", ["edge", "local"])
+def test_a_quantisation_of_the_other_kind_says_so(place, tmp_path):
+    wrong = {"edge": "qdrant_client", "local": "qdrant_edge"}[place]
+    client = qdrant_client.QdrantClient(":memory:")
+    edge = pytest.importorskip("qdrant_edge")
+    models = {
+        "qdrant_client": qdrant_client.models.ScalarQuantizationConfig(type="int8"),
+        "qdrant_edge": edge.ScalarQuantizationConfig(edge.ScalarType.Int8),
+    }
+    where = {"path": tmp_path / "new"} if place == "edge" else {"client": client}
+    with QdrantIndex(**where, quantization_config=models[wrong]) as index:
+        with pytest.raises(InvalidInputError, match=r"quantization_config is a .*Scalar.*must be"):
+            index.upsert([_record("a")])
+        assert not index._engine.exists()
+    client.close()
 
 
 def test_it_says_where_it_is_and_is_not_pickled(index: QdrantIndex):
@@ -424,6 +571,53 @@ def test_an_empty_collection_is_taken_where_it_is_as_it_would_be_made(dim, fits)
     else:
         with pytest.raises(HybridIndexError, match="made with other vectors"):
             index.upsert([record])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"size": 8},
+        {"distance": "Euclid"},
+        {"datatype": "float32"},
+        {"multivector_config": None},
+        {"modifier": "idf"},
+    ],
+)
+def test_an_empty_collection_of_other_scores_is_refused(made):
+    models, client = qdrant_client.models, qdrant_client.QdrantClient(":memory:")
+    tokens = {
+        "size": 32,
+        "distance": "Dot",
+        "datatype": "float16",
+        "multivector_config": {"comparator": "max_sim"},
+        **{name: value for name, value in made.items() if name != "modifier"},
+    }
+    client.create_collection(
+        "docs",
+        vectors_config={
+            "dense": models.VectorParams(size=32, distance="Dot"),
+            "multi_vector": models.VectorParams(**tokens),
+        },
+        sparse_vectors_config={"sparse": models.SparseVectorParams(modifier=made.get("modifier"))},
+    )
+    with pytest.raises(HybridIndexError, match="made with other vectors"):
+        QdrantIndex("docs", client=client).upsert([_record("a")])
+    assert client.count("docs").count == 0
+
+
+def test_pooled_vectors_are_not_pooled_again(tmp_path):
+    texts = {"a": "one two three four five six seven eight", "b": "nine ten eleven"}
+    with (
+        QdrantIndex(path=tmp_path / "edge", token_pooling=2) as source,
+        SQLiteIndex(token_pooling=2) as target,
+        QdrantIndex(client=qdrant_client.QdrantClient(":memory:"), token_pooling=2) as third,
+    ):
+        source.upsert(records_of(HashEncoder(), texts))
+        copy_index(source, target)
+        copy_index(target, third)
+        for index in (source, target, third):
+            lengths = [len(record.embedding.multi_vector) for record in index.records()]
+            assert lengths == [4, 1]
 
 
 def test_the_callers_client_stays_open():

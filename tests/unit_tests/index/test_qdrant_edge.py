@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -111,8 +112,8 @@ def test_the_folder_appears_when_it_is_complete(tmp_path: Path, monkeypatch):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("file", "is no Edge index. It was not touched"),
-        ("folder", "is no Edge index. It was not touched"),
+        ("file", "is no complete Edge index. It was not touched"),
+        ("folder", "is no complete Edge index. It was not touched"),
         ("file above", "folder .* can't be used"),
     ],
 )
@@ -128,10 +129,59 @@ def test_what_is_no_index_is_left_as_it_was(tmp_path: Path, what, message):
     assert other.read_text() == "dear diary"
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path):
-    with QdrantIndex(path=tmp_path) as index:
+@pytest.mark.parametrize("left_over", [False, True])
+def test_an_empty_folder_is_taken_and_stays_the_same_folder(tmp_path: Path, left_over):
+    """It may be a mount point, or a link; a killed process may have begun an index there."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    if left_over:
+        (folder / f"{engine._UNFINISHED}1" / "segments").mkdir(parents=True)
+    try:
+        (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no links")
+    before = folder.stat().st_ino
+    for _ in range(2):
+        with QdrantIndex(path=tmp_path / "link") as index:
+            index.upsert(records(ENCODER, TEXTS))
+            assert index.count() == 3
+    assert (tmp_path / "link").is_symlink()
+    assert folder.stat().st_ino == before
+    assert (folder / engine._CONFIG).exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no fsync for folders")
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_new_index_survives_a_loss_of_power(tmp_path: Path, monkeypatch, is_there):
+    """The folder that has the new names is written to the disk."""
+    path = tmp_path / "index"
+    if is_there:
+        path.mkdir()
+    synced: list[int] = []
+    with QdrantIndex(path=path) as index:
+        monkeypatch.setattr(engine.os, "fsync", lambda it: synced.append(os.fstat(it).st_ino))
         index.upsert(records(ENCODER, TEXTS))
-        assert index.count() == 3
+    assert synced == [(path if is_there else tmp_path).stat().st_ino]
+
+
+def test_an_index_is_there_when_all_of_it_is(tmp_path: Path, monkeypatch):
+    """Moved up file by file, cut off before the last one: refused in words, never half read."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    rename = Path.rename
+
+    def cut_off(path: Path, target: Path) -> Path:
+        if path.name == engine._CONFIG:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, QdrantIndex(path=folder) as index:
+        patch.setattr(Path, "rename", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            index.upsert(records(ENCODER, TEXTS))
+    assert {each.name for each in folder.iterdir()} == {"wal", "segments"}
+    with pytest.raises(HybridIndexError, match="is no complete Edge index"):
+        QdrantIndex(path=folder)
 
 
 def test_an_edge_index_of_another_program_is_refused(tmp_path: Path):
@@ -194,15 +244,62 @@ def test_what_is_acknowledged_was_flushed(index: QdrantIndex):
     assert [name for name in calls if name != "info"] == ["update", "flush"] * 2
 
 
-def test_graphs_are_built_when_enough_came_together(tmp_path: Path, monkeypatch):
+class _Shard:
+    """A shard whose `optimize` is counted."""
+
+    def __init__(self, shard: object, built: list[int]) -> None:
+        self._shard = shard
+        self._built = built
+
+    def __getattr__(self, name: str):
+        return getattr(self._shard, name)
+
+    def optimize(self) -> None:
+        self._built.append(self._shard.info().points_count - 1)  # one holds the properties
+
+
+@pytest.mark.parametrize("runs", [1, 10])
+def test_graphs_are_built_when_enough_came_together(tmp_path: Path, monkeypatch, runs):
+    """In one run or over many, of which none brings enough."""
     monkeypatch.setattr(engine, "_UNOPTIMIZED", 10)
-    with QdrantIndex(path=tmp_path / "index") as index:
-        for start in range(0, 40, 4):
-            index.upsert(records(ENCODER, {str(n): f"word{n}" for n in range(start, start + 4)}))
-        query = ENCODER.encode_queries(["word7"])[0]
-        assert index.search(query, 3).ids.count("7") == 1
-        assert index._engine._unoptimized < 10
-        assert index.count() == 40
+    built: list[int] = []
+    batches = [{str(n): f"word{n}" for n in range(start, start + 4)} for start in range(0, 40, 4)]
+    for run in range(runs):
+        with QdrantIndex(path=tmp_path / "index") as index:
+            if run == 0:
+                index.upsert(records(ENCODER, batches[0]))
+            index._engine._shard = _Shard(index._engine._shard, built)
+            rest = batches[1:] if runs == 1 else batches[run : run + 1]
+            for batch in rest:
+                index.upsert(records(ENCODER, batch))
+    # Over many runs each opening finds them without a graph still: 40 are too few for Edge.
+    assert built == ([12, 24, 36] if runs == 1 else [*range(12, 41, 4)])
+
+
+@pytest.mark.parametrize(
+    ("names", "sparse", "indexed", "expected"),
+    [
+        # points, and info() after: nothing, optimize(), 6,000 more, 500 of them once again
+        (1, 0, [0, 25_000, 25_000, 25_000], [25_000, 0, 6_000, 6_000]),
+        (1, 1, [25_000, 50_000, 56_000, 56_500], [25_000, 0, 6_000, 5_500]),
+        (2, 1, [25_000, 75_000, 81_000, 81_500], [25_000, 0, 6_000, 5_750]),
+        (0, 1, [25_000, 25_000, 31_000, 31_500], [0, 0, 0, 0]),
+    ],
+)
+def test_points_without_a_graph_are_counted_from_what_edge_adds_up(
+    names, sparse, indexed, expected
+):
+    """The numbers are those of Edge 0.9."""
+    config = {
+        "vectors": dict.fromkeys(("dense", "multi_vector")[:names]),
+        "sparse_vectors": {"sparse": {}} if sparse else {},
+    }
+    counts = [25_000, 25_000, 31_000, 31_000]
+    infos = [
+        SimpleNamespace(points_count=points, indexed_vectors_count=vectors)
+        for points, vectors in zip(counts, indexed, strict=True)
+    ]
+    assert [engine._unindexed(info, config) for info in infos] == expected
 
 
 def test_threads_share_an_index(index: QdrantIndex):

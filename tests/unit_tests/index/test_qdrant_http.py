@@ -8,6 +8,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,6 +23,7 @@ from langchain_hfembed import (
     HybridEmbedding,
     HybridIndexError,
     IndexRecord,
+    InvalidInputError,
     QdrantIndex,
     RateLimitError,
 )
@@ -30,6 +32,7 @@ from langchain_hfembed.vectors import VIEWS
 from tests.encoders import HashEncoder, records
 
 qdrant_client = pytest.importorskip("qdrant_client")
+grpc = pytest.importorskip("grpc")
 models = qdrant_client.models
 
 ENCODER = HashEncoder()
@@ -43,6 +46,10 @@ class QdrantServer:
     Attributes:
         requests: Methods and paths so far.
         bodies: What came with them.
+        options: What stood after the `?` of each path.
+        strict: Whether filters on what has no index are refused.
+        most_indexes: How many keys of payloads may have one.
+        schema: Which have one.
         failures: What to answer to the next requests instead: a status and headers, `"reset"` to
             drop the connection, or `"lose"` to do what is asked and drop it then.
     """
@@ -51,6 +58,10 @@ class QdrantServer:
         self.local = qdrant_client.QdrantClient(":memory:")
         self.requests: list[str] = []
         self.bodies: list[Any] = []
+        self.options: list[str] = []
+        self.strict = False
+        self.most_indexes = 100
+        self.schema: dict[str, Any] = {}
         self.keys: set[str | None] = set()
         self.failures: list[Any] = []
         self.delay = 0.0
@@ -64,7 +75,8 @@ class QdrantServer:
 
             def _answer(self) -> None:
                 raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                path = self.path.split("?")[0]
+                path, _, options = self.path.partition("?")
+                double.options.append(options)
                 double.requests.append(f"{self.command} {path}")
                 double.bodies.append(json.loads(raw or b"{}"))
                 double.keys.add(self.headers.get("api-key"))
@@ -77,8 +89,8 @@ class QdrantServer:
                     status, result = double.result(self.command, path, double.bodies[-1])
                     self._drop() if failure else self._send(status, result, {})
                 else:
-                    status, headers = failure
-                    self._send(status, None, headers)
+                    status, headers, *told = failure
+                    self._send(status, told[0] if told else None, headers)
 
             do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
 
@@ -87,7 +99,7 @@ class QdrantServer:
                 self.connection.shutdown(socket.SHUT_RDWR)
 
             def _send(self, status: int, result: Any, headers: dict[str, str]) -> None:
-                error = {"error": f"status {status} it is"}
+                error = {"error": result or f"status {status} it is"}
                 body = {"result": result, "status": "ok" if status < 400 else error, "time": 0.0}
                 data = json.dumps(body, default=lambda it: it.model_dump(mode="json")).encode()
                 self.send_response(status)
@@ -117,11 +129,15 @@ class QdrantServer:
         _, _, name, *rest = path.split("/")
         does: dict[str, Callable[[], Any]] = {
             "GET exists": lambda: {"exists": self.local.collection_exists(name)},
-            "GET ": lambda: self.local.get_collection(name),
+            "GET ": lambda: self.local.get_collection(name).model_copy(
+                update={"payload_schema": self.schema}
+            ),
             "PUT ": lambda: self._create(name, models.CreateCollection.model_validate(body)),
-            "PUT index": _done,
+            "PUT index": lambda: self._index(body["field_name"]),
             "PUT points": lambda: self.local.upsert(
-                name, models.PointsList.model_validate(body).points
+                name,
+                models.PointsList.model_validate(body).points,
+                update_mode=body.get("update_mode"),
             ),
             "POST points": lambda: self.local.retrieve(
                 name, body["ids"], body["with_payload"], body["with_vector"]
@@ -139,7 +155,26 @@ class QdrantServer:
         }
         if method == "PUT" and not rest and self.local.collection_exists(name):
             return 409, None
+        if refusal := self._refusal(f"{method} {'/'.join(rest)}", body):
+            return refusal
         return 200, does[f"{method} {'/'.join(rest)}"]()
+
+    def _refusal(self, asked: str, body: Any) -> tuple[int, str] | None:
+        """What a server says of the size of vectors, and in strict mode; Qdrant 1.17's words."""
+        if asked == "PUT points":
+            for point in body["points"]:
+                size = sum(map(len, point["vector"].get("multi_vector", [])))
+                if size >= 1024 * 1024:
+                    return 422, f"Total size of all vectors ({size}) must be less than 1048576"
+        if asked == "PUT index" and len(self.schema) >= self.most_indexes:
+            return 400, "Collection already has the maximum number of payload indices"
+        if self.strict and (missing := _filtered(body) - {*self.schema}):
+            return 400, f"Index required but not found for {missing}"
+        return None
+
+    def _index(self, key: str) -> Any:
+        self.schema[key] = models.PayloadIndexInfo(data_type="keyword", points=0)
+        return _done()
 
     def _create(self, name: str, config: Any) -> bool:
         return self.local.create_collection(name, config.vectors, config.sparse_vectors)
@@ -153,6 +188,16 @@ class QdrantServer:
             with_vectors=body["with_vector"],
         )
         return {"points": points, "next_page_offset": None}
+
+
+def _filtered(body: Any) -> set[str]:
+    """Keys of the payload that the filters of a request name."""
+    if isinstance(body, list):
+        return set().union(*map(_filtered, body))
+    if not isinstance(body, dict):
+        return set()
+    named = {body["key"]} if "key" in body and {"match", "range"} & {*body} else set()
+    return named.union(*map(_filtered, body.values()))
 
 
 def _done() -> Any:
@@ -259,12 +304,97 @@ def test_the_collection_is_made_as_it_was_asked_for(server: QdrantServer):
     assert sorted(indexed) == ["leaves", "numbers.place_2e_x", "numbers.year", "order"]
 
 
-def test_no_more_than_a_hundred_paths_of_numbers_get_an_index(server: QdrantServer):
+def test_the_order_has_an_index_for_ranges_alone(server: QdrantServer):
+    with QdrantIndex(url=server.url) as index:
+        index.upsert(records(ENCODER, TEXTS))
+    [schema] = [body["field_schema"] for body in server.bodies if body.get("field_name") == "order"]
+    schema = {name: value for name, value in schema.items() if value is not None}
+    assert schema == {"type": "integer", "lookup": False, "range": True, "enable_hnsw": False}
+
+
+def test_the_properties_are_stored_where_there_are_none_and_read_back(server: QdrantServer):
+    with QdrantIndex("docs", url=server.url) as index:
+        index.upsert(records(ENCODER, TEXTS))
+    first = server.requests.index("PUT /collections/docs/points")
+    assert server.bodies[first]["update_mode"] == "insert_only"
+    assert "ordering=strong" in server.options[first]
+    assert server.requests[first + 1 :][:2] == [
+        "GET /collections/docs/exists",
+        "POST /collections/docs/points",
+    ]
+
+
+def test_no_more_than_32_paths_of_numbers_get_an_index(server: QdrantServer):
     with QdrantIndex(url=server.url) as index:
         index.upsert(records(ENCODER, TEXTS, **{f"key{number}": 1 for number in range(150)}))
         index.upsert(records(ENCODER, {"more": "text"}, other=1))
     indexed = [body["field_name"] for body in server.bodies if "field_name" in body]
-    assert sum(name.startswith("numbers.") for name in indexed) == 100
+    assert sum(name.startswith("numbers.") for name in indexed) == 32
+
+
+def test_where_the_server_allows_no_more_indexes_the_rest_has_none(server: QdrantServer):
+    server.most_indexes = 4  # two of which are for leaves and order
+    with QdrantIndex("docs", url=server.url) as index:
+        index.upsert(records(ENCODER, TEXTS, a=1, b=2, c=3, d=4))
+        index.upsert(records(ENCODER, {"four": "red"}, e=5))
+        assert len(server.schema) == 4
+        assert server.requests.count("PUT /collections/docs/index") == 5
+        for key in "abcd":
+            assert index.candidates(_query(), 9, parse_filter({key: {"$gt": 0}})) == [*TEXTS]
+
+
+def test_a_path_that_no_document_has_is_not_compared_in_strict_mode(index, server):
+    server.strict = True
+    for asked, found in (
+        ({"year": {"$gt": 2000}}, [*TEXTS]),
+        ({"nowhere": {"$gt": 2000}}, []),
+        ({"$not": {"nowhere": {"$gt": 2000}}}, [*TEXTS]),
+        ({"$or": [{"nowhere": {"$gt": 2000}}, {"year": 2024}]}, [*TEXTS]),
+    ):
+        assert index.candidates(_query(), 9, parse_filter(asked)) == found
+
+
+def test_a_path_that_another_writer_indexed_is_compared(index, server):
+    server.strict = True
+    assert index.candidates(_query(), 9, parse_filter({"page": {"$gt": 1}})) == []
+    with QdrantIndex("docs", url=server.url) as other:
+        other.upsert(records(ENCODER, {"four": "red"}, page=2))
+    assert index.candidates(_query(), 9, parse_filter({"page": {"$gt": 1}})) == ["four"]
+
+
+def test_a_path_with_numbers_and_no_index_is_refused_not_passed_over(server: QdrantServer):
+    server.most_indexes = 2
+    with QdrantIndex("docs", url=server.url) as index:
+        index.upsert(records(ENCODER, TEXTS, year=2024))
+        server.strict = True
+        with pytest.raises(HybridIndexError, match="Index required but not found"):
+            index.candidates(_query(), 9, parse_filter({"year": {"$gt": 2000}}))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pooling", "takes", "fitting"), [(1024, 1, 1023, 2), (4096, 2, 2046, 5)]
+)
+def test_a_document_of_too_many_tokens_is_refused_before_anything_is_sent(
+    server: QdrantServer, tokens, pooling, takes, fitting
+):
+    rng = np.random.default_rng(0)
+
+    def record(id_: str, count: int) -> IndexRecord:
+        return IndexRecord(
+            id_, "", {}, HybridEmbedding(multi_vector=rng.normal(size=(count, 1024)))
+        )
+
+    message = (
+        f"document 'long' has {tokens:,} token vectors of 1,024 .* takes {takes:,} at most"
+        f".*token_pooling={fitting}"
+    )
+    with QdrantIndex("docs", url=server.url, token_pooling=pooling) as index:
+        with pytest.raises(InvalidInputError, match=message):
+            index.upsert([record("short", 1), record("long", tokens)])
+        assert {request.split()[0] for request in server.requests} == {"GET"}
+    with QdrantIndex("docs", url=server.url) as index:
+        index.upsert([record("just", 1023)])  # which the server would refuse with one more
+        assert index.count() == 1
 
 
 def test_large_batches_are_sent_in_parts(server: QdrantServer):
@@ -315,6 +445,79 @@ def test_what_will_fail_again_is_sent_once(index, server, waits, status, kind, m
     assert waits == []
 
 
+def test_a_body_that_is_too_large_says_what_to_lower(index: QdrantIndex, server: QdrantServer):
+    told = "JSON payload (33554433 bytes) is larger than allowed (limit: 33554432 bytes)."
+    server.failures = [(400, {}, told)]
+    with pytest.raises(HybridIndexError, match=r"\(400\).*larger than allowed.*Lower batch_bytes"):
+        index.upsert(records(ENCODER, TEXTS))
+
+
+def test_a_wait_until_a_date_is_sent_again_like_any_other(index, server, waits):
+    server.failures = [(429, {"Retry-After": "Wed, 21 Oct 2065 07:28:00 GMT"})]
+    assert index.count() == 3
+    assert len(waits) == 1
+    server.failures = [(429, {"Retry-After": "Wed, 21 Oct 2065 07:28:00 GMT"})] * 9
+    with pytest.raises(RateLimitError):
+        index.count()
+
+
+@pytest.mark.parametrize("grpc", [False, True])
+def test_a_client_that_its_owner_closed_is_named(server: QdrantServer, waits, grpc):
+    client = qdrant_client.QdrantClient(server.url, prefer_grpc=grpc, check_compatibility=False)
+    index = QdrantIndex("docs", client=client)
+    client.close()
+    with pytest.raises(HybridIndexError, match=r"was not asked: .*closed.*another one"):
+        index.count()
+    assert waits == []
+
+
+def test_a_mistake_of_this_package_is_not_the_servers(index: QdrantIndex):
+    def ask() -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug") as raised:
+        index._engine._send(ask)  # type: ignore[attr-defined]
+    assert not isinstance(raised.value, EmbeddingError)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "sent"),
+    [
+        ("UNKNOWN", HybridIndexError, 3),
+        ("ABORTED", HybridIndexError, 3),
+        ("CANCELLED", HybridIndexError, 3),
+        ("UNAVAILABLE", HybridIndexError, 3),
+        ("UNAUTHENTICATED", AuthenticationError, 1),
+        ("INVALID_ARGUMENT", HybridIndexError, 1),
+    ],
+)
+def test_grpc_codes_are_sent_again_where_they_pass(server: QdrantServer, waits, code, kind, sent):
+    asked: list[str] = []
+
+    class Aborting(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, call: Any) -> Any:
+            def abort(_request: bytes, context: Any) -> None:
+                asked.append(call.method)
+                context.abort(grpc.StatusCode[code], "so be it")
+
+            return grpc.unary_unary_rpc_method_handler(abort)
+
+    aborting = grpc.server(ThreadPoolExecutor(2))
+    aborting.add_generic_rpc_handlers((Aborting(),))
+    port = aborting.add_insecure_port("127.0.0.1:0")
+    aborting.start()
+    client = qdrant_client.QdrantClient(
+        server.url, grpc_port=port, prefer_grpc=True, check_compatibility=False
+    )
+    try:
+        with pytest.raises(kind, match="so be it"):
+            QdrantIndex("docs", client=client, max_retries=2).count()
+        assert len(asked) == sent
+    finally:
+        client.close()
+        aborting.stop(None).wait()
+
+
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [(500, HybridIndexError), (429, RateLimitError), ("reset", HybridIndexError)],
@@ -347,17 +550,13 @@ def test_no_reply_in_time_is_a_timeout(index: QdrantIndex, server: QdrantServer)
             quick.count()
 
 
-def test_no_server_is_named_without_its_password():
+def test_no_server_is_named():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    index = QdrantIndex("docs", url=f"http://me:{KEY}@127.0.0.1:{port}", max_retries=1)
+    index = QdrantIndex("docs", url=f"http://127.0.0.1:{port}", max_retries=1)
     with index, pytest.raises(HybridIndexError, match=f"//127.0.0.1:{port} can't be reached"):
         index.count()
-    assert KEY not in repr(index)
-    from langchain_hfembed.index.qdrant.failures import without_password
-
-    assert without_password("https://me:pw@host:1/x") == "https://host:1/x"
 
 
 @pytest.mark.parametrize("key", [KEY, SecretStr(KEY)])

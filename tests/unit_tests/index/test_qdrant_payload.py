@@ -18,9 +18,12 @@ from langchain_hfembed.index.filters import Compare, Every, Leaf, Not, OneOf, So
 from langchain_hfembed.index.filters import parse_filter as parsed
 from langchain_hfembed.index.qdrant.payload import (
     PROPERTIES_ID,
+    compared_paths,
     condition_of,
     escaped,
+    has_path,
     keyword,
+    number_key,
     number_keys,
     payload_of,
     point_id,
@@ -74,10 +77,19 @@ def _parts(condition: Condition) -> list[Condition]:
     return [condition, *(part for each in inner for part in _parts(each))]
 
 
+def _ranges(condition: Condition) -> bool:
+    return isinstance(condition, InRange)
+
+
 @given(metadatas, filters)
 def test_conditions_on_a_payload_are_the_filter_on_its_metadata(found, asked):
     condition, payload = condition_of(parsed(asked)), _payload(found)
     assert _passes(condition, payload) == matches(parsed(asked), found)
+    compared = compared_paths(parsed(asked))
+    absent = {path for path in compared if not _passes(has_path(path), payload)}
+    assert _passes(condition_of(parsed(asked), absent), payload) == _passes(condition, payload)
+    keys = {part.key for part in _parts(condition_of(parsed(asked), absent)) if _ranges(part)}
+    assert keys <= {number_key(path) for path in compared - absent}
     for part in _parts(condition):
         # An empty list means "no condition" to Qdrant, and JSON has no infinity.
         assert not isinstance(part, (AllOf, AnyOf, NoneOf)) or part.conditions
