@@ -100,6 +100,9 @@ class SQLiteFile:
         connection.execute("SELECT * FROM properties").fetchall()
         # After the schema is in the file itself, so that the file is known as ours from then on.
         _switch_to_wal(connection, self._busy_timeout)
+        # Token vectors, most of what is read, are never read twice: a cache of 2 MB, SQLite's own
+        # choice, is slower by a tenth than one that stays within the processor's.
+        connection.execute("PRAGMA cache_size = -512")
         # An acknowledged batch survives a loss of power, too; fullfsync is macOS's word for it.
         for setting in ("synchronous = FULL", "fullfsync = ON", "checkpoint_fullfsync = ON"):
             connection.execute(f"PRAGMA {setting}")

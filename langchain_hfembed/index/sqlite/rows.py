@@ -33,6 +33,7 @@ _PROPERTIES = {"views", "multi_vector_dtype", "model_name", "fingerprint"}
 # Of token vectors, in float32. What fits into the processor's cache would be faster alone, but each
 # product waits for BLAS's threads, on a busy machine for long.
 _BYTES_AT_ONCE = 8 << 20
+_TOKENS_AT_ONCE = 1024  # to decode: what the processor's cache holds
 _LONGEST = 1.01  # sum of squares of a vector at length 1, with what float16 rounds
 
 
@@ -184,7 +185,8 @@ def token_vectors(
     room = np.empty((max(1, _BYTES_AT_ONCE // (4 * codec.dim)), codec.dim), np.float32)
     found: list[int] = []
     lengths: list[int] = []
-    end = 0
+    blobs: list[bytes] = []
+    start = end = 0  # of the rows in `room` for these blobs
     for key, blob in connection.execute(
         "SELECT key, vectors FROM multi_vectors WHERE key IN (SELECT value FROM json_each(?))",
         (json.dumps(keys.tolist()),),
@@ -192,17 +194,22 @@ def token_vectors(
         if not isinstance(blob, bytes) or not blob or len(blob) % codec.bytes_a_token:
             raise malformed("multi-vectors")
         tokens = len(blob) // codec.bytes_a_token
-        if end + tokens > len(room):
+        is_full = end + tokens > len(room)
+        if is_full or end - start >= _TOKENS_AT_ONCE:
+            codec.decode(blobs, room[start:end])
+            blobs, start = [], end
+        if is_full:
             if found:
                 yield found, room[:end], lengths
-            found, lengths, end = [], [], 0
+            found, lengths, start, end = [], [], 0, 0
             if tokens > len(room):
                 room = np.empty((tokens, codec.dim), np.float32)
-        codec.decode(blob, room[end : end + tokens])
         found.append(key)
         lengths.append(tokens)
+        blobs.append(blob)
         end += tokens
     if found:
+        codec.decode(blobs, room[start:end])
         yield found, room[:end], lengths
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from langchain_hfembed.vectors import FloatArray
 
@@ -56,19 +56,28 @@ class TokenCodec:
         written["scale"] = 1 / np.maximum(np.linalg.norm(steps, axis=1), 1)
         return written.tobytes()
 
-    def decode(self, blob: bytes, out: FloatArray) -> None:
-        """Read vectors into `out`, shape `(tokens, dim)`, all rows of which the blob fills.
+    def decode(self, blobs: Iterable[bytes], out: FloatArray) -> None:
+        """Read the vectors of documents into `out`, one after the other.
 
-        Into memory that is there: to ask the system for it takes longer than the reading.
+        Args:
+            blobs: As `encode` wrote them.
+            out: Shape `(tokens, dim)`, with as many rows as they have tokens.
         """
+        end = 0
+        for blob in blobs:
+            start, end = end, end + len(blob) // self.bytes_a_token
+            rows = out[start:end]
+            if self.dtype == "float16":
+                rows.view(np.int32)[:] = np.frombuffer(blob, "<i2").reshape(rows.shape)
+                continue
+            written = np.frombuffer(blob, self._layout)
+            if self.dtype == "float32":
+                rows[:] = written["values"]
+            else:
+                scales = written["scale"].astype(np.float32)[:, None]
+                np.multiply(written["steps"], scales, out=rows)
         if self.dtype == "float16":
-            _widen(np.frombuffer(blob, "<i2").reshape(out.shape), out)
-            return
-        written = np.frombuffer(blob, self._layout)
-        if self.dtype == "float32":
-            out[:] = written["values"]
-        else:
-            np.multiply(written["steps"], written["scale"].astype(np.float32)[:, None], out=out)
+            _widen(out)
 
     @cached_property
     def _layout(self) -> np.dtype[Any]:
@@ -77,14 +86,14 @@ class TokenCodec:
         return np.dtype([("values", np.dtype(self.dtype).newbyteorder("<"), (self.dim,))])
 
 
-def _widen(halves: NDArray[np.int16], out: FloatArray) -> None:
-    """float16 bits as float32, three times as fast as NumPy, which asks about infinities.
+def _widen(halves: FloatArray) -> None:
+    """Make float32 of float16, whose bits these are, as integers, sign extended.
 
-    Sign, exponent and mantissa move to where float32 has them; the product makes up for the other
-    bias of the exponent. Infinity and NaN, which no vector holds, become numbers above 65,535.
+    Three times as fast as NumPy, which asks about infinities. Sign, exponent and mantissa move to
+    where float32 has them; the product makes up for the other bias of the exponent. Infinity and
+    NaN, which no vector holds, become numbers above 65,535.
     """
-    bits = out.view(np.int32)
-    bits[:] = halves  # extends the sign
+    bits = halves.view(np.int32)
     bits <<= 13
     bits &= _SIGN_EXPONENT_MANTISSA
-    out *= _BIAS
+    halves *= _BIAS

@@ -18,7 +18,7 @@ from langchain_hfembed.scoring import unit_rows
 
 def _decoded(codec: TokenCodec, blob: bytes) -> np.ndarray:
     out = np.empty((len(blob) // codec.bytes_a_token, codec.dim), np.float32)
-    codec.decode(blob, out)
+    codec.decode([blob], out)
     return out
 
 
