@@ -2,11 +2,13 @@
 
     python -m benchmarks.search --documents 50000
 
-`SQLiteIndex` and, where it is installed, Qdrant Edge hold the same documents: random unit vectors,
-and token weights whose frequencies fall as those of words do. Both answer each query in turn, so
-that a busy machine is as busy for one as for the other. Views that know nothing of each other are
-the hardest case: candidates of the two overlap least, and a document that is good in all three is
-the rarest. Recall is held against the fusion of the scores of all documents.
+`SQLiteIndex` and, where it is installed, Qdrant Edge hold the same synthetic documents. Half of
+what each view says of a document is its topic's, one of a thousand, and half is its own: documents
+that are near in one view tend to be near in the others, as in real texts. With `--independent` the
+views know nothing of each other, which is the hardest case: candidates of the two overlap least,
+and a document that is good in all three is the rarest. Both engines answer each query in turn, so
+that a busy machine is as busy for one as for the other. Recall is held against the fusion of the
+scores of all documents.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from langchain_hfembed.vectors import HybridEmbedding, SparseVector
 
 _DENSE, _TOKENS, _TOKEN_DIM, _WEIGHTS = 384, 80, 128, 60
 _QUERY_TOKENS, _QUERY_WEIGHTS = 16, 8
-_VOCABULARY = 30_000
+_VOCABULARY, _TOPICS = 30_000, 1_000
 _K = 10
 _HALF = parse_filter({"half": 1})
 _FUSIONS: Mapping[str, Fusion] = {
@@ -63,12 +65,14 @@ def main() -> None:
 
 
 def _measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
-    paths = {"SQLiteIndex": root / f"{arguments.documents}.db"}
+    texts = _Texts(independent=arguments.independent)
+    name = f"{arguments.documents}{'-independent' if arguments.independent else ''}"
+    paths = {"SQLiteIndex": root / f"{name}.db"}
     if find_spec("qdrant_edge"):
-        paths["Qdrant Edge"] = root / f"{arguments.documents}.edge"
-    rates = {name: _fill(name, path, arguments.documents) for name, path in paths.items()}
-    opened = {name: _in_a_process_of_its_own(name, path) for name, path in paths.items()}
-    queries = list(_embeddings(arguments.queries, 1, _QUERY_TOKENS, _QUERY_WEIGHTS))
+        paths["Qdrant Edge"] = root / f"{name}.edge"
+    rates = {name: _fill(name, path, texts, arguments.documents) for name, path in paths.items()}
+    opened = {name: _in_a_process_of_its_own(name, path, texts) for name, path in paths.items()}
+    queries = list(texts.views(arguments.queries, 1, _QUERY_TOKENS, _QUERY_WEIGHTS))
     with ExitStack() as stack:
         indexes = {name: _open(name, path) for name, path in paths.items()}
         for index in indexes.values():
@@ -80,6 +84,7 @@ def _measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
         recalls = _recalls(indexes, queries[: arguments.exhaustive], arguments)
     return {
         "documents": arguments.documents,
+        "independent": arguments.independent,
         "machine": {"cores": multiprocessing.cpu_count(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("numpy", "scipy")}
         | ({"qdrant-edge-py": version("qdrant-edge-py")} if "Qdrant Edge" in paths else {}),
@@ -116,30 +121,51 @@ def _measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     }
 
 
-def _embeddings(count: int, seed: int, tokens: int, weights: int) -> Iterator[HybridEmbedding]:
-    """Random views, the same for the same seed."""
-    generator = np.random.default_rng(seed)
-    for _ in range(count):
-        indices = np.unique((_VOCABULARY * generator.random(weights) ** 3).astype(np.int32))
-        yield HybridEmbedding(
-            generator.standard_normal(_DENSE, np.float32),
-            SparseVector(indices, generator.random(len(indices), np.float32) + 0.01),
-            generator.standard_normal((tokens, _TOKEN_DIM), np.float32),
-        )
+class _Texts:
+    """Views of texts that there are not, the same for the same seed.
+
+    Args:
+        independent: Whether the views know nothing of each other.
+    """
+
+    def __init__(self, *, independent: bool) -> None:
+        generator = np.random.default_rng(3)
+        self._share = 0 if independent else 0.5
+        self._dense = generator.standard_normal((_TOPICS, _DENSE), np.float32)
+        self._words = generator.integers(0, _VOCABULARY, (_TOPICS, 100))
+        self._tokens = generator.standard_normal((_TOPICS, 40, _TOKEN_DIM), np.float32)
+
+    def views(self, count: int, seed: int, tokens: int, weights: int) -> Iterator[HybridEmbedding]:
+        """So many texts, of so many tokens and sparse weights."""
+        generator = np.random.default_rng(seed)
+        common_tokens, common_words = int(self._share * tokens), int(self._share * weights)
+        for _ in range(count):
+            topic = generator.integers(_TOPICS)
+            dense = generator.standard_normal(_DENSE, np.float32)
+            vectors = generator.standard_normal((tokens, _TOKEN_DIM), np.float32)
+            # Frequencies fall as those of words do.
+            words = (_VOCABULARY * generator.random(weights) ** 3).astype(np.int64)
+            if self._share:
+                dense += self._dense[topic]
+                vectors[:common_tokens] += generator.choice(self._tokens[topic], common_tokens)
+                words[:common_words] = generator.choice(self._words[topic], common_words)
+            indices = np.unique(words).astype(np.int32)
+            values = generator.random(len(indices), np.float32) + 0.01
+            yield HybridEmbedding(dense, SparseVector(indices, values), vectors)
 
 
 def _open(name: str, path: Path) -> HybridIndex:
     return SQLiteIndex(path) if name == "SQLiteIndex" else QdrantIndex(path=path)
 
 
-def _fill(name: str, path: Path, documents: int) -> float | None:
+def _fill(name: str, path: Path, texts: _Texts, documents: int) -> float | None:
     """Store the documents, at so many a second; None where an earlier run has stored them."""
     index = _open(name, path)
     try:
         if index.count() == documents:
             return None
         storing, batch = 0.0, []
-        embeddings = _embeddings(documents, 0, _TOKENS, _WEIGHTS)
+        embeddings = texts.views(documents, 0, _TOKENS, _WEIGHTS)
         for number, embedding in enumerate(tqdm(embeddings, name, documents), 1):
             batch.append(
                 IndexRecord(str(number), f"text {number}", {"half": number % 2}, embedding)
@@ -161,14 +187,14 @@ class _Opened:
     peak_rss_bytes: int
 
 
-def _in_a_process_of_its_own(name: str, path: Path) -> _Opened:
+def _in_a_process_of_its_own(name: str, path: Path, texts: _Texts) -> _Opened:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_opened, (name, path))
+        return pool.apply(_opened, (name, path, texts))
 
 
-def _opened(name: str, path: Path) -> _Opened:
+def _opened(name: str, path: Path, texts: _Texts) -> _Opened:
     """What opening an index, and a hundred searches in it, cost."""
-    first, *others = _embeddings(100, 2, _QUERY_TOKENS, _QUERY_WEIGHTS)
+    first, *others = texts.views(100, 2, _QUERY_TOKENS, _QUERY_WEIGHTS)
     start = time.perf_counter()
     index = _open(name, path)
     opened = time.perf_counter()
@@ -243,7 +269,8 @@ def _bytes(path: Path) -> int:
 def _print(report: dict[str, Any]) -> None:
     print(
         f"{report['documents']:,} documents: dense {_DENSE}, about {_WEIGHTS} sparse weights, "
-        f"{_TOKENS} token vectors of {_TOKEN_DIM}; {report['machine']['cores']} cores\n"
+        f"{_TOKENS} token vectors of {_TOKEN_DIM}; {report['machine']['cores']} cores"
+        f"{'; independent views' if report['independent'] else ''}\n"
     )
     header = ("", "stores/s", "disk", "opening", "first search", "peak memory")
     print("{:12} {:>9} {:>9} {:>9} {:>13} {:>12}".format(*header))
@@ -274,6 +301,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--exhaustive", type=int, default=30, help="queries that recall is of")
     parser.add_argument("--fetch-k", type=int, nargs="+", default=[100, 200])
+    parser.add_argument("--independent", action="store_true", help="views that share no topics")
     parser.add_argument("--folder", type=Path, help="keep the indexes here for the next run")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
