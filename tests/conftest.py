@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from tests.checkpoints import (
 os.environ["HF_HUB_OFFLINE"] = "1"
 # A tokenizer that has used its threads warns when a test forks.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# Some tests press Ctrl-C, which what a shell starts in the background ignores, and its children too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the first example may pay for an import of seconds. In CI the same examples each
 # time, so that a change never fails for another change's bug.
