@@ -21,7 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A tokenizer that has used its threads warns when a test forks.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-# Some tests press Ctrl-C, which what a shell starts in the background ignores, and its children too.
+# Some tests press Ctrl-C, which programs that a shell starts in the background ignore otherwise.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the first example may pay for an import of seconds. In CI the same examples each
