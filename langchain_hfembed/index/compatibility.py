@@ -6,9 +6,9 @@ against them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from langchain_hfembed.errors import IndexMismatchError
+from langchain_hfembed.errors import IndexMismatchError, InvalidInputError
 from langchain_hfembed.index.base import IndexModel
 from langchain_hfembed.vectors import HybridEmbedding
 
@@ -21,6 +21,14 @@ def shape_of(embedding: HybridEmbedding) -> dict[str, str]:
     if embedding.multi_vector is not None:
         shape["multi_vector_dim"] = str(embedding.multi_vector.shape[1])
     return shape
+
+
+def check_compression(dtype: str | None, dtypes: Sequence[str], token_pooling: int | None) -> None:
+    """Raise InvalidInputError unless token vectors can be stored so; None for either is fine."""
+    if dtype not in (None, *dtypes):
+        raise InvalidInputError(f"multi_vector_dtype={dtype!r} must be one of {', '.join(dtypes)}")
+    if token_pooling is not None and token_pooling < 1:
+        raise InvalidInputError(f"token_pooling={token_pooling} must be 1 or more")
 
 
 def require_model(properties: Mapping[str, str], model: IndexModel, path: str) -> None:

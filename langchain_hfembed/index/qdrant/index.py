@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.base import Candidates, IndexModel, IndexRecord, metadata_json
 from langchain_hfembed.index.compatibility import (
+    check_compression,
     require_model,
     require_query_shape,
     require_same_model,
@@ -110,13 +111,7 @@ class QdrantIndex:
         max_retries: int = 5,
         batch_bytes: int = 16_000_000,
     ) -> None:
-        if multi_vector_dtype not in (None, *get_args(MultiVectorDtype)):
-            raise InvalidInputError(
-                f"multi_vector_dtype={multi_vector_dtype!r} must be one of "
-                f"{', '.join(get_args(MultiVectorDtype))}"
-            )
-        if token_pooling is not None and token_pooling < 1:
-            raise InvalidInputError(f"token_pooling={token_pooling} must be 1 or more")
+        check_compression(multi_vector_dtype, get_args(MultiVectorDtype), token_pooling)
         if batch_bytes < 1:
             raise InvalidInputError(f"batch_bytes={batch_bytes} must be 1 or more")
         if max_retries < 0:

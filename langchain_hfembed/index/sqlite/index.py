@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from langchain_hfembed.errors import HybridIndexError, InvalidInputError
 from langchain_hfembed.index.base import Candidates, IndexModel, IndexRecord, metadata_json
 from langchain_hfembed.index.compatibility import (
+    check_compression,
     require_model,
     require_query_shape,
     require_same_model,
@@ -78,13 +79,7 @@ class SQLiteIndex:
         token_pooling: int | None = None,
         busy_timeout: float = 30.0,
     ) -> None:
-        if multi_vector_dtype not in (None, *get_args(MultiVectorDtype)):
-            raise InvalidInputError(
-                f"multi_vector_dtype={multi_vector_dtype!r} must be one of "
-                f"{', '.join(get_args(MultiVectorDtype))}"
-            )
-        if token_pooling is not None and token_pooling < 1:
-            raise InvalidInputError(f"token_pooling={token_pooling} must be 1 or more")
+        check_compression(multi_vector_dtype, get_args(MultiVectorDtype), token_pooling)
         self._file = SQLiteFile(fspath(path), busy_timeout)
         self._model: IndexModel | None = None
         self._loaded = LoadedVectors()
