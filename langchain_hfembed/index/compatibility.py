@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from langchain_hfembed.errors import IndexMismatchError, InvalidInputError
+from langchain_hfembed.errors import HybridIndexError, IndexMismatchError, InvalidInputError
 from langchain_hfembed.index.base import IndexModel
-from langchain_hfembed.vectors import HybridEmbedding
+from langchain_hfembed.vectors import HybridEmbedding, check_views
 
 
 def shape_of(embedding: HybridEmbedding) -> dict[str, str]:
@@ -23,12 +23,75 @@ def shape_of(embedding: HybridEmbedding) -> dict[str, str]:
     return shape
 
 
-def check_compression(dtype: str | None, dtypes: Sequence[str], token_pooling: int | None) -> None:
-    """Raise InvalidInputError unless token vectors can be stored so; None for either is fine."""
+def check_compression(
+    dtype: str | None, dtypes: Sequence[str], token_pooling: int | None
+) -> dict[str, str | None]:
+    """How token vectors are asked to be stored, as properties; None for either is fine.
+
+    Raises:
+        InvalidInputError: If they can't be.
+    """
     if dtype not in (None, *dtypes):
         raise InvalidInputError(f"multi_vector_dtype={dtype!r} must be one of {', '.join(dtypes)}")
     if token_pooling is not None and token_pooling < 1:
         raise InvalidInputError(f"token_pooling={token_pooling} must be 1 or more")
+    pooling = None if token_pooling is None else str(token_pooling)
+    return {"multi_vector_dtype": dtype, "token_pooling": pooling}
+
+
+def new_properties(
+    embedding: HybridEmbedding,
+    model: IndexModel | None,
+    asked: Mapping[str, str | None],
+    path: str,
+) -> dict[str, str]:
+    """What a first batch settles, by an embedding of it.
+
+    Args:
+        embedding: Has the views and dimensions of all.
+        model: What the vectors come from; None where nobody said.
+        asked: `multi_vector_dtype` and `token_pooling`, None for the default.
+        path: Of the index, for messages.
+
+    Raises:
+        InvalidInputError: If the embedding has no view.
+        IndexMismatchError: If it has other views than the model.
+    """
+    if not embedding.views:
+        raise InvalidInputError(
+            "the embedding has no view. Records of get() have none unless asked for: "
+            "get(ids, views=VIEWS)"
+        )
+    properties = {
+        **shape_of(embedding),
+        "multi_vector_dtype": asked["multi_vector_dtype"] or "float16",
+        "token_pooling": asked["token_pooling"] or "1",
+        "model_name": model.name if model else "",
+        "fingerprint": model.fingerprint if model else "",
+    }
+    if model is not None:
+        require_model(properties, model, path)
+    return properties
+
+
+def model_in(properties: Mapping[str, str]) -> IndexModel | None:
+    """The model that an index was made by; None where it does not tell."""
+    if not properties.get("fingerprint"):
+        return None
+    views = check_views(properties["views"].split(", "))
+    return IndexModel(properties["model_name"], properties["fingerprint"], views)
+
+
+def require_compression(
+    properties: Mapping[str, str], asked: Mapping[str, str | None], path: str
+) -> None:
+    """Raise HybridIndexError unless an index stores token vectors as it was asked to."""
+    for name, value in asked.items():
+        if value is not None and properties.get(name, value) != value:
+            raise HybridIndexError(
+                f"the index {path} has {name}={properties[name]}, not {value}; leave {name} out to "
+                "use it as it is"
+            )
 
 
 def require_model(properties: Mapping[str, str], model: IndexModel, path: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from langchain_hfembed.errors import HybridIndexError, InvalidInputError
+from langchain_hfembed.errors import HybridIndexError
 from langchain_hfembed.index.base import IndexModel
-from langchain_hfembed.index.compatibility import require_model, shape_of
+from langchain_hfembed.index.compatibility import new_properties, require_compression
 from langchain_hfembed.index.filters import Filter
 from langchain_hfembed.index.qdrant.payload import (
     LEAVES,
@@ -44,8 +44,8 @@ class QdrantCollection:
 
     Args:
         engine: Where it is.
-        multi_vector_dtype: None for what it has, float16 in a new one.
-        token_pooling: None for what it has, 1 in a new one.
+        asked: `multi_vector_dtype` and `token_pooling`; None for what it has, or the default in a
+            new one.
         quantization: As in `Layout`, likewise `on_disk`.
         on_disk: Whether dense and sparse vectors stay on disk.
     """
@@ -53,15 +53,14 @@ class QdrantCollection:
     def __init__(
         self,
         engine: Engine,
+        asked: Mapping[str, str | None],
         *,
-        multi_vector_dtype: str | None,
-        token_pooling: int | None,
         quantization: Any,
         on_disk: bool,
     ) -> None:
         self.name = engine.name
         self._engine = engine
-        self._asked = {"multi_vector_dtype": multi_vector_dtype, "token_pooling": token_pooling}
+        self._asked = asked
         self._quantization = quantization
         self._on_disk = on_disk
         self._stored: dict[str, str] = {}
@@ -95,12 +94,7 @@ class QdrantCollection:
                 f"the index {self.name} has format {properties['format']}, this version reads "
                 f"{_FORMAT} at most: pip install --upgrade langchain-hfembed"
             )
-        for name, value in self._asked.items():
-            if value is not None and properties[name] != str(value):
-                raise HybridIndexError(
-                    f"the index {self.name} has {name}={properties[name]}, not {value}; "
-                    f"leave {name} out to use it as it is"
-                )
+        require_compression(properties, self._asked, self.name)
         self._stored = properties
         return properties
 
@@ -113,22 +107,8 @@ class QdrantCollection:
             InvalidInputError: If the embedding has no view.
             IndexMismatchError: If it has other views than the model.
         """
-        if not embedding.views:
-            raise InvalidInputError(
-                "the embedding has no view. Records of get() have none unless asked for: "
-                "get(ids, views=VIEWS)"
-            )
-        properties = {
-            "format": str(_FORMAT),
-            **shape_of(embedding),
-            "multi_vector_dtype": str(self._asked["multi_vector_dtype"] or "float16"),
-            "token_pooling": str(self._asked["token_pooling"] or 1),
-            "model_name": model.name if model else "",
-            "fingerprint": model.fingerprint if model else "",
-        }
-        if model is not None:
-            require_model(properties, model, self.name)
-        return properties
+        settled = new_properties(embedding, model, self._asked, self.name)
+        return {"format": str(_FORMAT), **settled}
 
     def create(self, properties: Mapping[str, str]) -> dict[str, str]:
         """Make the collection, and note its properties in it.

@@ -16,6 +16,7 @@ from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.index.base import Candidates, IndexModel, IndexRecord, metadata_json
 from langchain_hfembed.index.compatibility import (
     check_compression,
+    model_in,
     require_model,
     require_query_shape,
     require_same_model,
@@ -42,7 +43,7 @@ from langchain_hfembed.index.qdrant.points import (
 )
 from langchain_hfembed.index.qdrant.search import POINTS_AT_ONCE, proposed, scored
 from langchain_hfembed.scoring import Scores, unit_embedding
-from langchain_hfembed.vectors import VIEWS, HybridEmbedding, View, check_views
+from langchain_hfembed.vectors import VIEWS, HybridEmbedding, View
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -111,7 +112,7 @@ class QdrantIndex:
         max_retries: int = 5,
         batch_bytes: int = 16_000_000,
     ) -> None:
-        check_compression(multi_vector_dtype, get_args(MultiVectorDtype), token_pooling)
+        asked = check_compression(multi_vector_dtype, get_args(MultiVectorDtype), token_pooling)
         if batch_bytes < 1:
             raise InvalidInputError(f"batch_bytes={batch_bytes} must be 1 or more")
         if max_retries < 0:
@@ -150,8 +151,7 @@ class QdrantIndex:
             self._engine = EdgeEngine(fspath(path))
         self._collection = QdrantCollection(
             self._engine,
-            multi_vector_dtype=multi_vector_dtype,
-            token_pooling=token_pooling,
+            asked,
             quantization=quantization_config,
             on_disk=on_disk,
         )
@@ -174,11 +174,7 @@ class QdrantIndex:
     @property
     def model(self) -> IndexModel | None:
         """Which model the vectors come from; None while that is not known."""
-        properties = self._collection.properties()
-        if not properties.get("fingerprint"):
-            return self._model
-        views = check_views(properties["views"].split(", "))
-        return IndexModel(properties["model_name"], properties["fingerprint"], views)
+        return model_in(self._collection.properties()) or self._model
 
     def bind(self, model: IndexModel) -> None:
         """Say which model the vectors and queries come from; see `HybridIndex.bind`."""

@@ -13,15 +13,16 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_hfembed.errors import HybridIndexError, InvalidInputError
 from langchain_hfembed.index.base import Candidates, IndexModel, IndexRecord, metadata_json
 from langchain_hfembed.index.compatibility import (
     check_compression,
+    model_in,
+    new_properties,
+    require_compression,
     require_model,
     require_query_shape,
     require_same_model,
     require_shape,
-    shape_of,
 )
 from langchain_hfembed.index.filters import Filter
 from langchain_hfembed.index.sqlite.file import SQLiteFile
@@ -40,7 +41,7 @@ from langchain_hfembed.index.sqlite.rows import (
 )
 from langchain_hfembed.index.sqlite.token_codec import MultiVectorDtype
 from langchain_hfembed.scoring import Scores, mean_maxsims, top_k, unit_embedding
-from langchain_hfembed.vectors import VIEWS, FloatArray, HybridEmbedding, View, check_views
+from langchain_hfembed.vectors import VIEWS, FloatArray, HybridEmbedding, View
 
 _MOST = 1.01  # a cosine, with what float16 rounds
 # What records() holds at a time, at most: documents, and bytes of their stored token vectors.
@@ -79,17 +80,14 @@ class SQLiteIndex:
         token_pooling: int | None = None,
         busy_timeout: float = 30.0,
     ) -> None:
-        check_compression(multi_vector_dtype, get_args(MultiVectorDtype), token_pooling)
+        dtypes = get_args(MultiVectorDtype)
+        self._asked = check_compression(multi_vector_dtype, dtypes, token_pooling)
         self._file = SQLiteFile(fspath(path), busy_timeout)
         self._model: IndexModel | None = None
         self._loaded = LoadedVectors()
-        self._asked: dict[str, str | None] = {
-            "multi_vector_dtype": multi_vector_dtype,
-            "token_pooling": None if token_pooling is None else str(token_pooling),
-        }
         try:
             with self._file.transaction() as connection:
-                self._require_compression(properties_of(connection))
+                require_compression(properties_of(connection), self._asked, self._file.path)
         except BaseException:
             self.close()
             raise
@@ -101,11 +99,7 @@ class SQLiteIndex:
     def model(self) -> IndexModel | None:
         """Which model the vectors come from; None while that is not known."""
         with self._file.transaction() as connection:
-            properties = properties_of(connection)
-        if not properties.get("fingerprint"):
-            return self._model
-        views = check_views(properties["views"].split(", "))
-        return IndexModel(properties["model_name"], properties["fingerprint"], views)
+            return model_in(properties_of(connection)) or self._model
 
     def bind(self, model: IndexModel) -> None:
         """Say which model the vectors and queries come from; see `HybridIndex.bind`."""
@@ -263,29 +257,14 @@ class SQLiteIndex:
         if properties:  # another process may have settled them since this object was made
             if self._model is not None:
                 require_model(properties, self._model, self._file.path)
-            self._require_compression(properties)
+            require_compression(properties, self._asked, self._file.path)
             return properties
         properties = self._new_properties(embedding)
         connection.executemany("INSERT INTO properties VALUES (?, ?)", properties.items())
         return properties
 
     def _new_properties(self, embedding: HybridEmbedding) -> dict[str, str]:
-        """What the first batch would settle."""
-        if not embedding.views:
-            raise InvalidInputError(
-                "the embedding has no view. Records of get() have none unless asked for: "
-                "get(ids, views=VIEWS)"
-            )
-        properties = {
-            **shape_of(embedding),
-            "multi_vector_dtype": self._asked["multi_vector_dtype"] or "float16",
-            "token_pooling": self._asked["token_pooling"] or "1",
-            "model_name": self._model.name if self._model else "",
-            "fingerprint": self._model.fingerprint if self._model else "",
-        }
-        if self._model is not None:
-            require_model(properties, self._model, self._file.path)
-        return properties
+        return new_properties(embedding, self._model, self._asked, self._file.path)
 
     def _rows(
         self, documents: Sequence[tuple[IndexRecord, str]], properties: Mapping[str, str]
@@ -294,15 +273,6 @@ class SQLiteIndex:
         for record, _ in documents:
             require_shape(properties, record.embedding, self._file.path)
         return [row_of(record, metadata, properties) for record, metadata in documents]
-
-    def _require_compression(self, properties: Mapping[str, str]) -> None:
-        """Raise HybridIndexError unless token vectors are stored as this object was asked to."""
-        for name, value in self._asked.items():
-            if value is not None and properties.get(name, value) != value:
-                raise HybridIndexError(
-                    f"the index {self._file.path} has {name}={properties[name]}, not {value}; "
-                    f"leave {name} out to use it as it is"
-                )
 
 
 @dataclass(frozen=True, eq=False)

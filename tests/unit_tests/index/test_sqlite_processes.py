@@ -367,62 +367,73 @@ def test_of_two_models_that_create_one_file_the_first_to_store_has_it(
 
 # kill -9 ------------------------------------------------------------------------------------------
 
-INGEST = (
+FORK = (
     PRELUDE
     + """
 for line in sys.stdin:
-    path, first = json.loads(line)
+    path, code = json.loads(line)
     pid = os.fork()
     if pid:
         os.write(1, b"pid %d\\n" % pid)
         os.waitpid(pid, 0)
         os.write(1, b"gone\\n")
         continue
-    index, n = SQLiteIndex(path), first
-    while True:
-        index.upsert(batch(n))
-        os.write(1, b"stored %d\\n" % n)
-        n += 1
+    os.write(1, b"begun\\n")
+    exec(code)
+    os.write(1, b"finished\\n")
+    os._exit(0)
 """
 )
+STORE = """
+index, n = SQLiteIndex(path), {first}
+while True:
+    index.upsert(batch(n))
+    os.write(1, b"stored %d\\n" % n)
+    n += 1
+"""
 
 
 @pytest.fixture(scope="module")
-def ingestion() -> Iterator[Child]:
-    child = Child(INGEST)
+def forked() -> Iterator[Child]:
+    child = Child(FORK)
     yield child
     child.close()
 
 
-def kill_while_storing(ingestion: Child, path: Path, first: int, delay: float) -> int:
-    """Let a process store batches from the `first`, kill it, and return the last acknowledged."""
-    ingestion.tell(json.dumps([str(path), first]))
-    last = first - 1
+def kill_during(forked: Child, path: Path, code: str, delay: float | None) -> list[str]:
+    """Let a process run something, and kill it after a delay; what it said."""
+    forked.tell(json.dumps([str(path), code]))
     lines: list[str] = []
-    while not any(line.startswith("pid") for line in lines):
-        lines.append(ingestion.hear())
+    while "begun" not in lines or not any(line.startswith("pid") for line in lines):
+        lines.append(forked.hear())
     [pid] = [int(line.split()[1]) for line in lines if line.startswith("pid")]
-    time.sleep(delay)
-    os.kill(pid, signal.SIGKILL)
-    while lines[-1] != "gone":
-        lines.append(ingestion.hear())
-    for line in lines:
-        if line.startswith("stored"):
-            last = int(line.split()[1])
-    return last
+    if delay is not None:
+        time.sleep(delay)
+        with suppress(ProcessLookupError):  # it was faster
+            os.kill(pid, signal.SIGKILL)
+    while "gone" not in lines:
+        lines.append(forked.hear())
+    return lines
+
+
+def kill_while_storing(forked: Child, path: Path, first: int, delay: float) -> int:
+    """Let a process store batches from the `first`, kill it, and return the last acknowledged."""
+    lines = kill_during(forked, path, STORE.format(first=first), delay)
+    stored = [int(line.split()[1]) for line in lines if line.startswith("stored")]
+    return max(stored, default=first - 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(20))
 def test_no_acknowledged_batch_is_lost_and_none_is_half_there_after_kill_9(
-    tmp_path: Path, ingestion: Child, attempt: int
+    tmp_path: Path, forked: Child, attempt: int
 ) -> None:
     """Killed three times in a row: during creation, and soon and later after reopening."""
     path = tmp_path / "index.db"
     chance = random.Random(attempt)
     stored = -1
     for longest in (0.03, 0.06, 0.3):
-        acknowledged = kill_while_storing(ingestion, path, stored + 1, chance.uniform(0, longest))
+        acknowledged = kill_while_storing(forked, path, stored + 1, chance.uniform(0, longest))
         index = SQLiteIndex(path)
         found = texts_in(index)
         # Killed after COMMIT and before the acknowledgement, one more is there.
@@ -506,47 +517,6 @@ def test_a_process_killed_while_it_writes_the_log_back_loses_nothing(tmp_path: P
 
 # Killed while it compacts or migrates ------------------------------------------------------------
 
-UPKEEP = (
-    PRELUDE
-    + """
-for line in sys.stdin:
-    path, code = json.loads(line)
-    pid = os.fork()
-    if pid:
-        os.write(1, b"pid %d\\n" % pid)
-        os.waitpid(pid, 0)
-        os.write(1, b"gone\\n")
-        continue
-    os.write(1, b"begun\\n")
-    exec(code)
-    os.write(1, b"finished\\n")
-    os._exit(0)
-"""
-)
-
-
-@pytest.fixture(scope="module")
-def upkeep() -> Iterator[Child]:
-    child = Child(UPKEEP)
-    yield child
-    child.close()
-
-
-def kill_during(upkeep: Child, path: Path, code: str, delay: float | None) -> bool:
-    """Let a process do something, and kill it after a delay; whether it had finished."""
-    upkeep.tell(json.dumps([str(path), code]))
-    lines: list[str] = []
-    while "begun" not in lines or not any(line.startswith("pid") for line in lines):
-        lines.append(upkeep.hear())
-    [pid] = [int(line.split()[1]) for line in lines if line.startswith("pid")]
-    if delay is not None:
-        time.sleep(delay)
-        with suppress(ProcessLookupError):  # it was faster
-            os.kill(pid, signal.SIGKILL)
-    while "gone" not in lines:
-        lines.append(upkeep.hear())
-    return "finished" in lines
-
 
 @pytest.fixture(scope="module")
 def large_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
@@ -572,7 +542,7 @@ def as_layout_1(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [COMPACT, MIGRATE], ids=["compacting", "migrating"])
 def test_a_process_killed_during_upkeep_loses_nothing(
-    tmp_path: Path, upkeep: Child, large_file: bytes, code: str
+    tmp_path: Path, forked: Child, large_file: bytes, code: str
 ) -> None:
     def prepare(name: str) -> Path:
         path = tmp_path / name / "index.db"
@@ -583,12 +553,12 @@ def test_a_process_killed_during_upkeep_loses_nothing(
         return path
 
     start = time.perf_counter()
-    assert kill_during(upkeep, prepare("whole"), code, None)
+    assert "finished" in kill_during(forked, prepare("whole"), code, None)
     duration = time.perf_counter() - start
     cut_off = 0
     for attempt in range(20):
         path = prepare(str(attempt))
-        cut_off += not kill_during(upkeep, path, code, duration * attempt / 20)
+        cut_off += "finished" not in kill_during(forked, path, code, duration * attempt / 20)
         with SQLiteIndex(path) as index:
             assert texts_in(index) == REMAINING
             last = [id_ for id_ in REMAINING if REMAINING[id_] == "199"]
