@@ -14,13 +14,10 @@ import json
 import os
 import re
 import shutil
-import threading
-import time
-import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from langchain_hfembed.cache import cache_root, make_folder
 from langchain_hfembed.demo.conversion import (
     HUB_MODEL,
     POOLING_CONFIG,
@@ -61,11 +58,6 @@ _FILES = (
 )
 
 _NAME = re.compile(r"multilingual-e5-small(-q4)?-[0-9a-f]{12}")
-_TEMPORARY_NAME = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{32}}(\.old)?")
-_ABANDONED_AFTER = 24 * 60 * 60
-"""In seconds. A build takes five; on a machine that sleeps in between, longer."""
-
-_build_lock = threading.Lock()
 
 
 def demo_model_folder(cache_folder: str | Path | None = None) -> Path:
@@ -97,63 +89,19 @@ def demo_model_folder(cache_folder: str | Path | None = None) -> Path:
     digest = hashlib.sha256(f"{_LAYOUT_VERSION}\n{source}\n".encode())
     digest.update(HEADS_FILE.read_bytes())
     folder = root / f"{name}-{digest.hexdigest()[:12]}"
-    # One build a process; other processes may build too, and the first to finish wins.
-    with _build_lock:
-        if not _is_complete(folder):
-            _build(folder, write_encoder)
-    return folder
 
+    def write(folder: Path) -> None:
+        write_encoder(folder)
+        _write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
+        _write_json(folder / _POOLING_FILE, POOLING_CONFIG)
+        _write_heads(folder)
 
-def cache_root(cache_folder: str | Path | None = None) -> Path:
-    """Where the demo keeps its model and index; see `demo_model_folder`."""
-    chosen = cache_folder or os.environ.get("HFEMBED_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches).absolute() / "langchain-hfembed"
+    return make_folder(folder, _FILES, write)
 
 
 def is_demo_model(name: str) -> bool:
     """Whether it is a folder of `demo_model_folder`, which needs the two instructions."""
     return _NAME.fullmatch(Path(name).name) is not None
-
-
-def _is_complete(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in _FILES)
-
-
-def _build(folder: Path, write_encoder: Callable[[Path], None]) -> None:
-    """Write beside `folder`, then rename: a folder of that name is whole or absent."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
-    # Not mkdtemp: its mode of 0700 would lock other users out of a shared cache.
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    discarded = temporary.with_name(f"{temporary.name}.old")
-    temporary.mkdir()
-    try:
-        write_encoder(temporary)
-        _write_json(temporary / "tokenizer_config.json", TOKENIZER_CONFIG)
-        _write_json(temporary / _POOLING_FILE, POOLING_CONFIG)
-        _write_heads(temporary)
-        if folder.is_dir() and not _is_complete(folder):
-            folder.rename(discarded)  # somebody removed files from it
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not _is_complete(folder):  # else another process was faster, with the same files
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(discarded, ignore_errors=True)
-
-
-def _sweep(root: Path) -> None:
-    """Remove what killed builds left in `root`, of this version and of earlier ones."""
-    for path in root.iterdir():
-        if _TEMPORARY_NAME.fullmatch(path.name):
-            with suppress(FileNotFoundError):  # another process sweeps too
-                if path.stat().st_mtime < time.time() - _ABANDONED_AFTER:
-                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from langchain_core.documents import Document
 from tqdm.auto import tqdm
 
+from langchain_hfembed.cache import cache_root
 from langchain_hfembed.demo.model import (
     DOCUMENT_INSTRUCTION,
     QUERY_INSTRUCTION,
-    cache_root,
     demo_model_folder,
 )
 from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 from tqdm.auto import tqdm
+from typing_extensions import Self
 
 from langchain_hfembed import scoring
 from langchain_hfembed.embeddings.base import check_texts, encode_stream, warn
@@ -21,16 +27,20 @@ from langchain_hfembed.embeddings.checkpoint import (
     Pooling,
     find_checkpoint,
 )
+from langchain_hfembed.embeddings.engines import batching
+from langchain_hfembed.embeddings.engines.loading import (
+    EngineName,
+    Quantization,
+    check_settings,
+    load_engines,
+)
 from langchain_hfembed.embeddings.one_pass import OnePass, Side
 from langchain_hfembed.embeddings.sparse_adapters import SparseAdapters
-from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.loading import Loaded
-from langchain_hfembed.vectors import VIEWS, HybridEmbedding, SparseVector, View, check_views
+from langchain_hfembed.vectors import VIEWS, HybridEmbedding, View, check_views
 
 if TYPE_CHECKING:
-    from langchain_hfembed.embeddings.torch_engine import TextOutput, TorchEngine
-
-_MAX_BATCH_TOKENS = 16_384  # 32 texts of BGE-M3's 8,192 tokens would take tens of GB
+    from langchain_hfembed.embeddings.engines.base import Engine
 
 
 class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
@@ -59,11 +69,14 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
         revision: Branch, tag or commit on the Hub. What is on the disk already is used without
             asking the Hub for something newer.
         cache_folder: Where models from the Hub are kept; None for Hugging Face's default.
-        device: A torch device such as `"cuda:0"`; None for the first GPU, else Apple's, else the
-            CPU.
+        device: A torch device such as `"cuda:0"`, or a list of them, which share the texts, each
+            with a copy of the model; None for the first GPU, else Apple's, else the CPU.
         dtype: Precision of the weights; `"auto"` is float16 on GPUs and float32 on CPUs.
-        engine: What runs the model.
-        batch_size: Texts a forward pass, at most; long texts make smaller batches, and when
+        engine: What runs the model: `"torch"`, or ONNX Runtime, `"onnx"`, which answers single
+            queries faster. The model is exported once, into the cache (`HFEMBED_CACHE`); an export
+            in its folder is used.
+        quantization: `"int8"` for 8-bit arithmetic with `engine="onnx"`: faster, and less exact.
+        batch_size: Texts a forward pass, at most; the longer they are, the fewer, and when
             memory runs out a batch is halved.
         max_length: Tokens a document is cut at, also cut at the positions of the model.
         query_max_length: Tokens a query is cut at.
@@ -83,10 +96,11 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
     model_name: str = Field(default="BAAI/bge-m3", alias="model", min_length=1)
     revision: str | None = None
     cache_folder: str | None = None
-    device: str | None = None
+    device: str | list[str] | None = None
     dtype: Dtype = "auto"
-    engine: Literal["torch"] = "torch"
-    batch_size: int = Field(default=32, ge=1)
+    engine: EngineName = "torch"
+    quantization: Quantization | None = None
+    batch_size: int = Field(default=256, ge=1)
     max_length: int = Field(default=8192, ge=3)
     query_max_length: int = Field(default=512, ge=3)
     pooling: Pooling | None = None
@@ -96,7 +110,7 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
     show_progress: bool = False
 
     _checkpoints: Loaded[Checkpoint] = PrivateAttr(default_factory=Loaded)
-    _engines: Loaded[TorchEngine] = PrivateAttr(default_factory=Loaded)
+    _loaded: Loaded[tuple[Engine, ...]] = PrivateAttr(default_factory=Loaded)
     _one_pass: OnePass = PrivateAttr(default_factory=OnePass)
     _warned_of_truncation: bool = PrivateAttr(default=False)
 
@@ -104,6 +118,15 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
     @classmethod
     def _folder_as_text(cls, value: object) -> object:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        check_settings(self.engine, self._devices, self.dtype, self.quantization)
+        return self
+
+    @property
+    def _devices(self) -> tuple[str | None, ...]:
+        return tuple(self.device) if isinstance(self.device, list) else (self.device,)
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -217,7 +240,7 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
 
     def decode_token(self, token_id: int) -> str:
         """The text of a token, or its name where it has no text of its own."""
-        return self._engine().tokenizer.decode(token_id)
+        return self._engines()[0].tokenizer.decode(token_id)
 
     def _checkpoint(self) -> Checkpoint:
         settings = (self.model_name, self.revision, self.cache_folder, self.pooling)
@@ -231,19 +254,17 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
             ),
         )
 
-    def _engine(self) -> TorchEngine:
-        from langchain_hfembed.embeddings.torch_engine import TorchEngine
-
+    def _engines(self) -> tuple[Engine, ...]:
         checkpoint = self._checkpoint()
-        settings = (checkpoint, self.device, self.dtype, self.normalize_embeddings)
-        return self._engines.get(
-            settings,
-            lambda: TorchEngine(
-                checkpoint,
-                device=self.device,
-                dtype=self.dtype,
-                normalize=self.normalize_embeddings,
-            ),
+        settings = (
+            self.engine,
+            self._devices,
+            self.dtype,
+            self.quantization,
+            self.normalize_embeddings,
+        )
+        return self._loaded.get(
+            (checkpoint, *settings), lambda: load_engines(checkpoint, *settings)
         )
 
     def _expect_sparse_calls(self) -> None:
@@ -261,7 +282,7 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
             VIEWS if views is None else check_views(views),
             lambda wanted: self._encode(checked, instruction, maximum, wanted),
             side=side,
-            settings=repr(self),
+            settings=lambda: repr(self),
         )
 
     def _encode(
@@ -273,41 +294,18 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
     ) -> list[HybridEmbedding]:
         if not texts:
             return []
-        engine = self._engine()
         token_ids = self._token_ids([instruction + text for text in texts], maximum)
-        lengths = [len(ids) for ids in token_ids]
-        # Longest first: what shares a batch then needs little padding.
-        waiting = deque(sorted(range(len(texts)), key=lambda position: -lengths[position]))
-        max_tokens = _MAX_BATCH_TOKENS
-        results: dict[int, HybridEmbedding] = {}
         with tqdm(total=len(texts), unit="text", disable=not self.show_progress) as bar:
-            while waiting:
-                size = max(1, min(self.batch_size, max_tokens // lengths[waiting[0]]))
-                batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-                outputs = _outputs(engine, [token_ids[position] for position in batch], wanted)
-                if outputs is None and len(batch) == 1:
-                    raise _failed(
-                        f"text {batch[0]} ({lengths[batch[0]]} tokens) does not fit into "
-                        f"the memory of {engine.device}. Lower max_length, take "
-                        'dtype="float16" on a GPU, or device="cpu"',
-                        batch[0],
-                        results,
-                    )
-                if outputs is None:  # what was too much stays too much for the rest of this call
-                    max_tokens = len(batch) * lengths[batch[0]] // 2
-                    waiting.extendleft(reversed(batch))
-                    continue
-                position = batch[0]
-                try:
-                    for position, output in zip(batch, outputs, strict=True):
-                        results[position] = _embedding(output, token_ids[position], engine)
-                except ValueError as error:
-                    raise _failed(f"text {position}: {error}", position, results) from error
-                bar.update(len(batch))
-        return [results[position] for position in range(len(texts))]
+            return batching.encode(
+                self._engines(),
+                token_ids,
+                wanted,
+                batch_size=self.batch_size,
+                on_done=bar.update,
+            )
 
     def _token_ids(self, texts: list[str], maximum: int) -> list[list[int]]:
-        engine = self._engine()
+        engine = self._engines()[0]
         limit = min(maximum, engine.max_positions)
         token_ids = engine.tokenizer.encode(texts)
         too_long = [len(ids) for ids in token_ids if len(ids) > limit]
@@ -325,46 +323,3 @@ def _dense(embedding: HybridEmbedding) -> list[float]:
     assert embedding.dense is not None
     vector: list[float] = embedding.dense.tolist()
     return vector
-
-
-def _outputs(
-    engine: TorchEngine, batch: list[list[int]], views: tuple[View, ...]
-) -> list[TextOutput] | None:
-    """What the model says of a batch; None where memory does not suffice for it."""
-    from langchain_hfembed.embeddings.torch_engine import is_out_of_memory
-
-    try:
-        return engine.forward(batch, views)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    # Not in the except block, where the traceback holds the tensors that filled the memory.
-    engine.release_memory()
-    return None
-
-
-def _failed(message: str, index: int, finished: dict[int, HybridEmbedding]) -> EmbeddingError:
-    completed = {
-        position: _dense(embedding)
-        for position, embedding in finished.items()
-        if embedding.dense is not None
-    }
-    return EmbeddingError(message, indices=[index], completed=completed)
-
-
-def _embedding(output: TextOutput, ids: list[int], engine: TorchEngine) -> HybridEmbedding:
-    sparse = None
-    if output.token_weights is not None:
-        sparse = _lexical_weights(np.array(ids), output.token_weights, engine.tokenizer.special_ids)
-    return HybridEmbedding(output.dense, sparse, output.multi_vector)
-
-
-def _lexical_weights(ids: np.ndarray, weights: np.ndarray, special_ids: np.ndarray) -> SparseVector:
-    """The largest weight of each token that stands for text, where it is above zero."""
-    # Not `weights > 0`, which would drop NaN, the sign of a model that overflows.
-    kept = ~(weights <= 0) & ~np.isin(ids, special_ids)
-    unique, where = np.unique(ids[kept], return_inverse=True)
-    largest = np.zeros(len(unique), np.float32)
-    with np.errstate(invalid="ignore"):  # SparseVector refuses NaN; a warning besides says nothing
-        np.maximum.at(largest, where, weights[kept])
-    return SparseVector(unique, largest)

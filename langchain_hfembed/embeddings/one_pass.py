@@ -51,7 +51,7 @@ class OnePass:
         encode: Callable[[tuple[View, ...]], list[HybridEmbedding]],
         *,
         side: Side,
-        settings: Hashable,
+        settings: Callable[[], Hashable],
     ) -> list[HybridEmbedding]:
         """What `encode(views)` returns, from the call before where that has computed it.
 
@@ -60,13 +60,13 @@ class OnePass:
             views: The views asked for; any but dense alone and sparse alone go straight through.
             encode: Computes views of the texts.
             side: What the texts are.
-            settings: Differ where the results would.
+            settings: What it returns differs where the results would.
         """
         other = _OTHER_VIEW.get(views[0]) if len(views) == 1 else None
         if not self._is_on or other is None or not texts:
             return encode(views)
         asked = views[0]
-        key = (settings, tuple(texts))
+        key = (settings(), tuple(texts))
         kept = self._take(side, (asked, key))
         if kept is not None:
             return kept

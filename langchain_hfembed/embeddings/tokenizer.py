@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from langchain_hfembed.errors import CheckpointError
 
 
 class TextTokenizer:
@@ -45,3 +48,20 @@ class TextTokenizer:
         """The text of a token, or its name where it has no text of its own."""
         text: str = self._backend.decode([token_id], skip_special_tokens=False)
         return text if text.strip() else str(self._backend.id_to_token(token_id) or "")
+
+
+def load_tokenizer(folder: Path) -> TextTokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: If it can only be run in Python.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not getattr(tokenizer, "is_fast", False):
+        raise CheckpointError(
+            f"{folder} has no fast tokenizer; add a tokenizer.json, which "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes"
+        )
+    return TextTokenizer(tokenizer.backend_tokenizer, tokenizer.all_special_ids)

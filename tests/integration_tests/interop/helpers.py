@@ -48,8 +48,8 @@ class Counted(Embeddings):
 def forward_passes(embeddings: BGEM3Embeddings) -> Iterator[list[int]]:
     """The number of texts in each forward pass of the model, as they happen."""
     sizes: list[int] = []
-    hook = embeddings._engine().encoder.register_forward_pre_hook(
-        lambda module, args, inputs: sizes.append(len(inputs["input_ids"])), with_kwargs=True
+    hook = embeddings._engines()[0].encoder.register_forward_pre_hook(
+        lambda module, args: sizes.append(len(args[0].lengths))
     )
     try:
         yield sizes

@@ -29,8 +29,8 @@ from langchain_hfembed import (
     ModelNotFoundError,
     sparse_dot,
 )
-from langchain_hfembed.embeddings import torch_engine
 from langchain_hfembed.embeddings.base import chunks
+from langchain_hfembed.embeddings.engines import heads, torch_engine
 from langchain_hfembed.vectors import VIEWS
 from tests.checkpoints import VOCABULARY_TEXT, build_xlm_roberta_checkpoint
 
@@ -79,15 +79,16 @@ def _assert_same(one, other, tolerance=1e-5):
 
 
 @contextmanager
-def _watching_forwards(embeddings, refuse=lambda ids: None):
-    """The shapes of the batches that reach the real encoder; `refuse` may raise before one."""
+def _watching_forwards(embeddings, refuse=lambda batch: None):
+    """Texts and longest text of the batches that reach the encoder; `refuse` may raise before."""
     shapes = []
 
-    def before(module, args, inputs):
-        shapes.append(tuple(inputs["input_ids"].shape))
-        refuse(inputs["input_ids"])
+    def before(module, args):
+        [batch] = args
+        shapes.append((len(batch.lengths), max(batch.lengths)))
+        refuse(batch)
 
-    hook = embeddings._engine().encoder.register_forward_pre_hook(before, with_kwargs=True)
+    hook = embeddings._engines()[0].encoder.register_forward_pre_hook(before)
     try:
         yield shapes
     finally:
@@ -119,13 +120,15 @@ def test_the_order_of_results_is_the_order_of_texts(embeddings, one_by_one, orde
     _assert_same(encoded, [one_by_one[position] for position in order])
 
 
-def test_batches_keep_to_their_size_and_to_16384_tokens(embeddings):
+def test_batches_keep_to_their_size_and_to_the_engines_tokens(embeddings, monkeypatch):
+    monkeypatch.setattr(embeddings._engines()[0], "max_batch_tokens", 2000)
+    ours = embeddings.model_copy(update={"batch_size": 32})
     lengths = [5] * 60 + [900] * 20
-    with _watching_forwards(embeddings) as shapes:
-        embeddings.encode_documents(["the " * length for length in lengths], ("dense",))
+    with _watching_forwards(ours) as shapes:
+        ours.encode_documents(["the " * length for length in lengths], ("dense",))
     assert sum(rows for rows, _ in shapes) == len(lengths)
     assert max(rows for rows, _ in shapes) == 32
-    assert max(rows * tokens for rows, tokens in shapes) == 18 * 902 <= 16_384
+    assert max(rows * tokens for rows, tokens in shapes) == 2 * 902 <= 2000
 
 
 def test_all_views_come_out_of_one_forward_pass_a_query(embeddings):
@@ -137,7 +140,7 @@ def test_all_views_come_out_of_one_forward_pass_a_query(embeddings):
 
 @pytest.mark.parametrize("views", [("dense",), ("sparse",), ("multi_vector", "dense"), VIEWS])
 def test_only_the_views_asked_for_are_computed(embeddings, one_by_one, views):
-    engine = embeddings._engine()
+    engine = embeddings._engines()[0]
     heads = {"sparse": engine.sparse_head, "multi_vector": engine.colbert_head}
     used = set()
     hooks = [
@@ -211,7 +214,7 @@ def test_the_first_token_has_no_row_and_the_last_has(embeddings):
 
 def test_no_special_token_has_a_sparse_weight(embeddings):
     texts = ["", "<mask>", "<s> a </s> <pad> <unk> <mask>", "龍 żółw"]
-    special = set(embeddings._engine().tokenizer.special_ids.tolist())
+    special = set(embeddings._engines()[0].tokenizer.special_ids.tolist())
     assert len(special) == 5
     for embedding in embeddings.encode_documents(texts):
         assert not special & embedding.sparse.to_dict().keys()
@@ -222,7 +225,7 @@ def test_half_precision_gives_nearly_the_same_in_float32(embeddings, one_by_one,
     import torch
 
     half = embeddings.model_copy(update={"dtype": dtype})
-    weights = half._engine().encoder.parameters()
+    weights = half._engines()[0].encoder.parameters()
     assert {weight.dtype for weight in weights} == {getattr(torch, dtype)}
     for embedding, exact in zip(half.encode_documents(TEXTS), one_by_one, strict=True):
         assert embedding.dense.dtype == embedding.multi_vector.dtype == np.float32
@@ -277,7 +280,7 @@ def test_the_callers_list_and_texts_stay_as_they_are(embeddings):
 
 
 def test_texts_reach_the_tokenizer_unaltered_behind_the_instruction(embeddings, monkeypatch):
-    tokenizer = embeddings._engine().tokenizer
+    tokenizer = embeddings._engines()[0].tokenizer
     seen = []
     encode = tokenizer.encode
     monkeypatch.setattr(tokenizer, "encode", lambda texts: seen.extend(texts) or encode(texts))
@@ -468,8 +471,8 @@ def test_nothing_is_printed_unless_progress_is_asked_for(embeddings, capfd):
 def _out_of_memory_above(limit):
     import torch
 
-    def refuse(ids):
-        if len(ids) > limit:
+    def refuse(batch):
+        if len(batch.lengths) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     return refuse
@@ -511,15 +514,15 @@ def test_out_of_memory_is_told_from_other_errors_by_its_text(message, memory):
 def _no_memory_for(token_id):
     import torch
 
-    def refuse(ids):
-        if (ids == token_id).any():
+    def refuse(batch):
+        if token_id in batch.ids:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     return refuse
 
 
 def _id_of(embeddings, word: str) -> int:
-    return embeddings._engine().tokenizer.encode([word])[0][1]
+    return embeddings._engines()[0].tokenizer.encode([word])[0][1]
 
 
 def test_a_text_that_does_not_fit_alone_is_named_and_the_others_are_not_lost(
@@ -541,7 +544,7 @@ def test_a_text_that_does_not_fit_alone_is_named_and_the_others_are_not_lost(
 
 
 def test_another_error_of_torch_passes_through(embeddings):
-    def refuse(ids):
+    def refuse(batch):
         raise RuntimeError("the size of tensor a must match")
 
     with (
@@ -743,7 +746,7 @@ def test_pickles_and_deep_copies_give_the_same_and_leave_the_weights_behind(embe
     assert arrived.model_dump() == configured.model_dump()
     assert len(pickle.dumps(configured)) < 5000
     _assert_same(arrived.encode_documents(TEXTS), configured.encode_documents(TEXTS))
-    assert arrived._engine() is not configured._engine()
+    assert arrived._engines()[0] is not configured._engines()[0]
 
 
 def test_a_copy_shares_the_weights_unless_its_settings_need_others(embeddings, loads):
@@ -850,7 +853,7 @@ def test_a_head_with_a_damaged_byte_is_read_or_refused(xlmr_folder, tmp_path_fac
     content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     head.write_bytes(content)
     with suppress(CheckpointError):
-        torch_engine._read_head(head)
+        heads._read_state(head)
 
 
 class _Intruder:

@@ -29,7 +29,7 @@ def loaded(xlmr_folder) -> BGEM3Embeddings:
 def plain(loaded) -> BGEM3Embeddings:
     """Of which no adapter has been made."""
     ours = BGEM3Embeddings(model=loaded.model_name, device="cpu")
-    ours._checkpoints, ours._engines = loaded._checkpoints, loaded._engines
+    ours._checkpoints, ours._loaded = loaded._checkpoints, loaded._loaded
     return ours
 
 
@@ -44,14 +44,14 @@ def sharing(plain) -> BGEM3Embeddings:
 @pytest.fixture
 def views(loaded, monkeypatch) -> list[tuple[str, ...]]:
     """The views of each forward pass."""
-    engine, passes = loaded._engine(), []
-    forward = engine.forward
+    [engine], passes = loaded._engines(), []
+    start = engine.start
 
     def watched(batch, wanted):
         passes.append(tuple(wanted))
-        return forward(batch, wanted)
+        return start(batch, wanted)
 
-    monkeypatch.setattr(engine, "forward", watched)
+    monkeypatch.setattr(engine, "start", watched)
     return passes
 
 
@@ -220,7 +220,7 @@ class Passes:
                 for text in texts
             ]
 
-        return self.one_pass.encode(texts, (view,), encode, side=side, settings=settings)
+        return self.one_pass.encode(texts, (view,), encode, side=side, settings=lambda: settings)
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ def test_no_more_than_4096_texts_are_kept_but_the_newest_call_always(sizes, kept
             return [HybridEmbedding(dense=np.ones(1)) for _ in range(size)]
 
         texts = [f"{number} {position}" for position in range(size)]
-        sharing.encode(texts, (view,), compute, side="document", settings="s")
+        sharing.encode(texts, (view,), compute, side="document", settings=lambda: "s")
 
     for number, size in enumerate(sizes):
         ask(number, size, "dense")
@@ -312,5 +312,7 @@ def test_an_error_carries_no_dense_vectors_that_nobody_asked_for():
 
     for view, completed in (("sparse", {}), ("dense", {0: [1.0]})):
         with pytest.raises(EmbeddingError) as caught:
-            OnePass(is_on=True).encode(["a", "b"], (view,), fail, side="document", settings="s")
+            OnePass(is_on=True).encode(
+                ["a", "b"], (view,), fail, side="document", settings=lambda: "s"
+            )
         assert caught.value.completed == completed

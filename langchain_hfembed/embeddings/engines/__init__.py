@@ -1,0 +1,1 @@
+"""What runs BGE-M3: PyTorch, or ONNX Runtime."""

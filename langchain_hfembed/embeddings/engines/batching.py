@@ -1,0 +1,184 @@
+"""Texts into batches and back: by length, within a budget of tokens, on one engine or several."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_hfembed.embeddings.engines.base import Batch, BatchOutput, Engine
+from langchain_hfembed.errors import EmbeddingError
+from langchain_hfembed.vectors import FloatArray, HybridEmbedding, SparseVector, View
+
+
+def encode(
+    engines: Sequence[Engine],
+    texts: Sequence[Sequence[int]],
+    views: Collection[View],
+    *,
+    batch_size: int,
+    on_done: Callable[[int], object],
+) -> list[HybridEmbedding]:
+    """The views of texts, in their order.
+
+    Args:
+        engines: The same model once or several times; they share the batches.
+        texts: Token ids of each text, special tokens included.
+        views: What to compute.
+        batch_size: Texts a batch, at most.
+        on_done: Called with how many texts have just been done.
+
+    Raises:
+        EmbeddingError: If memory does not suffice for one text alone, or an output is not finite;
+            `.indices` names the text, `.completed` has the dense vectors of those before it.
+    """
+    work = _Work(engines, texts, views, batch_size, on_done)
+    if len(engines) == 1:
+        work.run(engines[0])
+    else:
+        with ThreadPoolExecutor(len(engines)) as threads:
+            for finished in [threads.submit(work.run, engine) for engine in engines]:
+                finished.result()
+    return [work.results[position] for position in range(len(texts))]
+
+
+class _Work:
+    """Batches that wait, and the results of those that are done."""
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        texts: Sequence[Sequence[int]],
+        views: Collection[View],
+        batch_size: int,
+        on_done: Callable[[int], object],
+    ) -> None:
+        self._texts, self._views, self._batch_size = texts, views, batch_size
+        self._on_done = on_done
+        self._max_tokens = min(engine.max_batch_tokens for engine in engines)
+        # Longest first: what shares a batch then needs little padding, and if memory is short,
+        # that shows at once.
+        order = sorted(range(len(texts)), key=lambda position: -len(texts[position]))
+        self._waiting = deque(order)
+        self._lock = threading.Lock()
+        self.results: dict[int, HybridEmbedding] = {}
+
+    def run(self, engine: Engine) -> None:
+        """Work until nothing waits; one batch is read out while a GPU computes the next."""
+        running: tuple[list[int], Batch, Callable[[], BatchOutput]] | None = None
+        try:
+            while positions := self._take():
+                batch = Batch.of([self._texts[position] for position in positions])
+                try:
+                    started = engine.start(batch, self._views)
+                except MemoryError:
+                    started = None
+                if running is not None:
+                    self._finish(engine, *running)
+                running = None if started is None else (positions, batch, started)
+                if started is None:
+                    self._put_back(positions, engine)
+            if running is not None:
+                self._finish(engine, *running)
+        except BaseException:
+            with self._lock:
+                self._waiting.clear()  # the other engines end, too
+            raise
+
+    def _take(self) -> list[int]:
+        with self._lock:
+            if not self._waiting:
+                return []
+            longest = len(self._texts[self._waiting[0]])
+            size = max(1, min(self._batch_size, self._max_tokens // longest, len(self._waiting)))
+            return [self._waiting.popleft() for _ in range(size)]
+
+    def _put_back(self, positions: list[int], engine: Engine) -> None:
+        longest = len(self._texts[positions[0]])
+        if len(positions) == 1:
+            raise self._failed(
+                f"text {positions[0]} ({longest} tokens) does not fit into the memory of "
+                f'{engine.name}. Lower max_length, take dtype="float16" on a GPU, or device="cpu"',
+                positions[0],
+            )
+        with self._lock:
+            # What was too much stays too much for the rest of this call.
+            self._max_tokens = min(self._max_tokens, len(positions) * longest // 2)
+            self._waiting.extendleft(reversed(positions))
+
+    def _finish(
+        self, engine: Engine, positions: list[int], batch: Batch, wait: Callable[[], BatchOutput]
+    ) -> None:
+        parts = _per_text(batch, wait(), engine.tokenizer.special_ids)
+        for position, (dense, sparse, multi_vector) in zip(positions, parts, strict=True):
+            try:
+                embedding = HybridEmbedding(
+                    dense, None if sparse is None else SparseVector(*sparse), multi_vector
+                )
+            except ValueError as error:
+                raise self._failed(f"text {position}: {error}", position) from error
+            self.results[position] = embedding
+        self._on_done(len(positions))
+
+    def _failed(self, message: str, index: int) -> EmbeddingError:
+        completed = {
+            position: embedding.dense.tolist()
+            for position, embedding in self.results.copy().items()
+            if embedding.dense is not None
+        }
+        return EmbeddingError(message, indices=[index], completed=completed)
+
+
+_Weights = tuple[NDArray[np.int32], FloatArray]
+
+
+def _per_text(
+    batch: Batch, output: BatchOutput, special_ids: NDArray[np.int64]
+) -> list[tuple[FloatArray | None, _Weights | None, FloatArray | None]]:
+    """A batch's output, cut up: dense vector, lexical weights and token vectors of each text."""
+    nothing = [None] * len(batch.lengths)
+    dense = nothing if output.dense is None else output.dense
+    sparse = (
+        nothing
+        if output.token_weights is None
+        else lexical_weights(batch, output.token_weights, special_ids)
+    )
+    multi_vector = (
+        nothing
+        if output.token_vectors is None
+        # The first token is [CLS], whose vector is the dense one's.
+        else [rows[1:] for rows in np.split(output.token_vectors, batch.starts[1:])]
+    )
+    return list(zip(dense, sparse, multi_vector, strict=True))
+
+
+def lexical_weights(
+    batch: Batch, weights: FloatArray, special_ids: NDArray[np.int64]
+) -> list[_Weights]:
+    """The largest weight of each token of a text, where it is above zero.
+
+    Args:
+        batch: The texts.
+        weights: A weight a token, shape `(tokens,)`.
+        special_ids: Ids of the tokens that stand for no text.
+
+    Returns:
+        For each text its token ids, increasing, and their weights.
+    """
+    text = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
+    # Not `weights > 0`, which would drop NaN, the sign of a model that overflows.
+    kept = ~(weights <= 0) & ~np.isin(batch.ids, special_ids)
+    # Text and token as one number, so that one sort serves all texts.
+    keys = (text[kept] << 32) | batch.ids[kept]
+    order = np.argsort(keys, kind="stable")
+    keys, weights = keys[order], weights[kept][order]
+    firsts = np.flatnonzero(np.diff(keys, prepend=-1))
+    largest = np.maximum.reduceat(weights, firsts) if len(firsts) else weights
+    tokens = keys[firsts]
+    ends = np.searchsorted(tokens, np.arange(1, len(batch.lengths)) << 32)
+    indices = (tokens & 0xFFFFFFFF).astype(np.int32)
+    return list(zip(np.split(indices, ends), np.split(largest, ends), strict=True))

@@ -1,0 +1,76 @@
+"""Which engine runs a checkpoint, and on which devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from langchain_hfembed.embeddings.checkpoint import Checkpoint, Dtype
+from langchain_hfembed.embeddings.engines.base import Engine
+
+EngineName = Literal["torch", "onnx"]
+Quantization = Literal["int8"]
+
+
+def check_settings(
+    engine: EngineName,
+    devices: Sequence[str | None],
+    dtype: Dtype,
+    quantization: Quantization | None,
+) -> None:
+    """Refuse what an engine has not.
+
+    Raises:
+        ValueError: If settings contradict each other.
+    """
+    if not devices:
+        raise ValueError("device=[] names no device; None takes the first GPU, else the CPU")
+    if engine == "torch":
+        if quantization is not None:
+            raise ValueError(f'quantization={quantization!r} needs engine="onnx"')
+        return
+    if any(device not in (None, "cpu") for device in devices) or len(devices) > 1:
+        raise ValueError(
+            f'engine="onnx" runs on the CPU, not on device={list(devices)!r}; engine="torch" '
+            "runs on GPUs"
+        )
+    if dtype not in ("auto", "float32"):
+        raise ValueError(
+            f'engine="onnx" computes in float32, not dtype={dtype!r}; quantization="int8" is faster'
+        )
+
+
+def load_engines(
+    checkpoint: Checkpoint,
+    engine: EngineName,
+    devices: Sequence[str | None],
+    dtype: Dtype,
+    quantization: Quantization | None,
+    normalize: bool,
+) -> tuple[Engine, ...]:
+    """Load the model, once for each device.
+
+    Args:
+        checkpoint: The folder.
+        engine: What runs it.
+        devices: Torch devices; None for the first GPU, else Apple's, else the CPU.
+        dtype: Precision of the weights.
+        quantization: Of the weights and of what they are multiplied with.
+        normalize: Scale dense and token vectors to length 1.
+
+    Raises:
+        ValueError: If settings contradict each other.
+        CheckpointError: If a head does not fit the model, or the model can't be exported.
+        ImportError: If a package of the engine is missing.
+    """
+    check_settings(engine, devices, dtype, quantization)
+    if engine == "onnx":
+        from langchain_hfembed.embeddings.engines.onnx_engine import OnnxEngine
+
+        return (OnnxEngine(checkpoint, quantization=quantization, normalize=normalize),)
+    from langchain_hfembed.embeddings.engines.torch_engine import TorchEngine
+
+    return tuple(
+        TorchEngine(checkpoint, device=device, dtype=dtype, normalize=normalize)
+        for device in devices
+    )

@@ -1,0 +1,198 @@
+"""One forward pass of a BGE-M3 checkpoint in torch, all views out of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from threadpoolctl import ThreadpoolController
+from torch import nn
+
+from langchain_hfembed.embeddings.checkpoint import Checkpoint, Dtype
+from langchain_hfembed.embeddings.engines.base import Batch, BatchOutput
+from langchain_hfembed.embeddings.engines.bert import Bert, is_bert
+from langchain_hfembed.embeddings.engines.heads import read_heads
+from langchain_hfembed.embeddings.engines.packed import PackedEncoder, PaddedEncoder
+from langchain_hfembed.embeddings.tokenizer import load_tokenizer
+from langchain_hfembed.errors import EmbeddingError
+from langchain_hfembed.vectors import View
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+logger = logging.getLogger(__name__)
+
+# Of the widest intermediate states of a batch on a CPU: what its cache holds, and what the
+# allocator keeps instead of asking the system for new pages at each layer.
+_CACHED_BYTES = 12 << 20
+_GPU_TOKENS = 16_384
+# What pays for one thread more. Threads meet after each operation, and on a busy machine wait there
+# for one that has no core, some milliseconds each time: a query of a small model took 472 ms with
+# two threads and 12 with one.
+_FLOPS_A_THREAD = 2e9
+
+
+class TorchEngine:
+    """Model, heads and tokenizer in torch; see `Engine`.
+
+    Args:
+        checkpoint: The folder.
+        device: A torch device; None for the first GPU, else Apple's, else the CPU.
+        dtype: Precision of the weights; `"auto"` is float16 on GPUs and float32 on CPUs.
+        normalize: Scale dense and token vectors to length 1.
+
+    Raises:
+        CheckpointError: If a head does not fit the model.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: str | None, dtype: Dtype, normalize: bool
+    ) -> None:
+        self.device = torch.device(device or _default_device())
+        self.name = str(self.device)
+        if dtype == "auto":
+            dtype = "float32" if self.device.type == "cpu" else "float16"
+        logger.info("loading %s on %s as %s", checkpoint.folder, self.device, dtype)
+        model = load_model(checkpoint)
+        heads = read_heads(checkpoint.folder, model.config.hidden_size)
+        self.max_positions = max_positions(model)
+        self.tokenizer = load_tokenizer(checkpoint.folder)
+        self.pooling, self.normalize = checkpoint.pooling, normalize
+        placed = {"device": self.device, "dtype": getattr(torch, dtype)}
+        self.sparse_head, self.colbert_head = (head.to(**placed) for head in heads)
+        model.to(**placed)
+        self.encoder = PackedEncoder(Bert(model)) if is_bert(model) else PaddedEncoder(model)
+        self.max_batch_tokens = _GPU_TOKENS
+        if self.device.type == "cpu":
+            self.max_batch_tokens = max_cached_tokens(model.config)
+        self._threads = ThreadpoolController().select(user_api="openmp")
+
+    def start(self, batch: Batch, views: Collection[View]) -> Callable[[], BatchOutput]:
+        """Run the model; see `Engine.start`."""
+        try:
+            with torch.inference_mode(), self._threads_for(batch):
+                return self._read_out(self._forward(batch, views))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the except block, where the traceback holds the tensors that filled the memory.
+        self._release_memory()
+        raise MemoryError
+
+    def _forward(self, batch: Batch, views: Collection[View]) -> dict[str, torch.Tensor]:
+        states = self.encoder(batch)
+        outputs = {}
+        if "dense" in views:
+            outputs["dense"] = self._scaled(self._pooled(states, batch))
+        if "sparse" in views:
+            outputs["token_weights"] = torch.relu(self.sparse_head(states)).squeeze(-1)
+        if "multi_vector" in views:
+            outputs["token_vectors"] = self._scaled(self.colbert_head(states))
+        return {name: tensor.float() for name, tensor in outputs.items()}
+
+    def _pooled(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if self.pooling == "cls":
+            return states[torch.from_numpy(batch.starts).to(self.device)]
+        lengths = torch.from_numpy(batch.lengths).to(self.device)
+        text = torch.arange(len(lengths), device=self.device).repeat_interleave(lengths)
+        # float32, as FlagEmbedding has it: the sum over 8,192 tokens can exceed float16.
+        sums = torch.zeros(len(lengths), states.shape[1], device=self.device)
+        return sums.index_add_(0, text, states.float()) / lengths[:, None]
+
+    def _scaled(self, vectors: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def _read_out(self, outputs: dict[str, torch.Tensor]) -> Callable[[], BatchOutput]:
+        """Copy to the host; off a CUDA device without waiting for it."""
+        if self.device.type != "cuda":
+            host, wait = {name: tensor.cpu() for name, tensor in outputs.items()}, _nothing
+        else:
+            host = {
+                name: torch.empty(tensor.shape, pin_memory=True).copy_(tensor, non_blocking=True)
+                for name, tensor in outputs.items()
+            }
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record(torch.cuda.current_stream(self.device))
+            wait = copied.synchronize
+
+        def finish() -> BatchOutput:
+            wait()
+            arrays = {name: tensor.numpy() for name, tensor in host.items()}
+            return BatchOutput(
+                arrays.get("dense"), arrays.get("token_weights"), arrays.get("token_vectors")
+            )
+
+        return finish
+
+    def _threads_for(self, batch: Batch) -> AbstractContextManager[Any]:
+        """As many threads as the batch pays for; OpenMP's setting, which is this thread's alone."""
+        pays_for = 1 + int(self.encoder.flops_a_token * len(batch.ids) / _FLOPS_A_THREAD)
+        if self.device.type != "cpu" or pays_for >= torch.get_num_threads():
+            return nullcontext()
+        # Not torch.set_num_threads, which is also what threads born meanwhile start with.
+        limited: AbstractContextManager[Any] = self._threads.limit(limits=pays_for)
+        return limited
+
+    def _release_memory(self) -> None:
+        """Give cached blocks back to the device, after it ran out of memory."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+
+
+def max_cached_tokens(config: Any) -> int:
+    """Tokens of which a CPU computes as many as possible at once, but no more."""
+    return _CACHED_BYTES // (4 * int(config.intermediate_size))
+
+
+def load_model(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's encoder as transformers loads it, on the CPU in float32."""
+    from transformers import AutoModel
+
+    with _no_progress_bar():
+        model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32)
+    return model.eval().requires_grad_(False)
+
+
+def max_positions(model: Any) -> int:
+    """The most tokens a text can have; RoBERTa's family counts from `padding_idx + 1`."""
+    table = getattr(model.embeddings, "position_embeddings", None)
+    if table is None:
+        raise EmbeddingError(f"{type(model).__name__} has no table of positions; unsupported")
+    return int(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of memory; on a CPU and on Apple's GPUs only the text tells."""
+    phrases = ("out of memory", "can't allocate memory", "not enough memory")  # the last: Windows
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        phrase in str(error).lower() for phrase in phrases
+    )
+
+
+def _default_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Loading weights shows a bar, which lasts a moment and spoils the output of scripts."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
