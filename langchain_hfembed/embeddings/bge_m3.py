@@ -256,15 +256,10 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
 
     def _engines(self) -> tuple[Engine, ...]:
         checkpoint = self._checkpoint()
-        settings = (
-            self.engine,
-            self._devices,
-            self.dtype,
-            self.quantization,
-            self.normalize_embeddings,
-        )
+        settings = (self.engine, self._devices, self.dtype, self.quantization)
         return self._loaded.get(
-            (checkpoint, *settings), lambda: load_engines(checkpoint, *settings)
+            (checkpoint, *settings, self.normalize_embeddings),
+            lambda: load_engines(checkpoint, *settings, normalize=self.normalize_embeddings),
         )
 
     def _expect_sparse_calls(self) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from langchain_hfembed.embeddings.engines.base import Batch
+
+Ids = NDArray[np.int64]
 
 _ROBERTA = ("camembert", "roberta", "xlm-roberta")
 
@@ -109,7 +111,7 @@ def first_position(config: Any) -> int:
     return int(config.pad_token_id) + 1 if config.model_type in _ROBERTA else 0
 
 
-def position_ids(batch: Batch, first: int) -> NDArray[np.int64]:
+def position_ids(batch: Batch, first: int) -> Ids:
     """Positions of all tokens of a batch.
 
     Args:
@@ -125,4 +127,4 @@ def position_ids(batch: Batch, first: int) -> NDArray[np.int64]:
     numbers = np.cumsum(is_counted)
     before = numbers[batch.starts] - is_counted[batch.starts]
     counted = (numbers - np.repeat(before, batch.lengths)) * is_counted
-    return counted.astype(np.int64) + first - 1
+    return cast(Ids, counted + (first - 1))

@@ -46,6 +46,7 @@ def load_engines(
     devices: Sequence[str | None],
     dtype: Dtype,
     quantization: Quantization | None,
+    *,
     normalize: bool,
 ) -> tuple[Engine, ...]:
     """Load the model, once for each device.

@@ -72,9 +72,13 @@ def save_graph(
         opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)],
         ir_version=_IR_VERSION,
     )
+    if (
+        for_int8
+    ):  # else ONNX Runtime advises on the root logger to run what this graph has no use for
+        helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
     # One file would end at 2 GB, which BGE-M3 is above.
     onnx.save_model(
-        proto, path, save_as_external_data=True, location=f"{path.name}_data", size_threshold=1024
+        proto, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024
     )
 
 

@@ -48,7 +48,9 @@ class PackedEncoder(nn.Module):
         positions = torch.from_numpy(position_ids(batch, self.first_position)).to(device)
         states: torch.Tensor = embedding(ids, self.words) + embedding(positions, self.positions)
         states = self.norm(states)
-        attend = attention_among(batch.lengths.tolist(), self.heads, device)
+        lengths = batch.lengths.tolist()
+        # A GPU is slower to be called than to compute: one call for all texts, padding and all.
+        attend = attention_among(lengths, self.heads, device, padded=device.type != "cpu")
         for layer in self.layers:
             states = layer(states, attend)
         return states
@@ -118,19 +120,23 @@ def _norm(affine: Affine, epsilon: float) -> nn.LayerNorm:
     return norm.to(affine.weight).requires_grad_(False)
 
 
-def attention_among(lengths: Sequence[int], heads: int, device: torch.device) -> Attend:
+def attention_among(
+    lengths: Sequence[int], heads: int, device: torch.device, *, padded: bool
+) -> Attend:
     """Self-attention among the tokens of each text.
 
     Args:
         lengths: Tokens of each text, shape `(n,)`.
         heads: Of the attention.
         device: Where the states are.
+        padded: Pad all texts to one length, and compute them at once; otherwise only neighbours
+            of one length are computed at once, without padding.
 
     Returns:
         From queries, keys and values side by side, shape `(tokens, 3 * hidden)`, to `(tokens,
         hidden)`.
     """
-    if device.type == "cpu":
+    if not padded:
         return lambda states: _attend_by_length(states, lengths, heads)
     longest = max(lengths)
     is_token = torch.arange(longest) < torch.tensor(lengths)[:, None]
@@ -140,7 +146,6 @@ def attention_among(lengths: Sequence[int], heads: int, device: torch.device) ->
 
 
 def _attend_by_length(states: torch.Tensor, lengths: Sequence[int], heads: int) -> torch.Tensor:
-    """Texts of one length that are neighbours at once; no padding, no mask."""
     runs = [(length, len(list(texts))) for length, texts in groupby(lengths)]
     parts = torch.split(states, [length * count for length, count in runs])
     attended = [
@@ -157,7 +162,6 @@ def _attend_padded(
     shape: tuple[int, int],
     heads: int,
 ) -> torch.Tensor:
-    """All texts at once, padded to one length: a GPU is slower to be called than to compute."""
     padded = states.new_zeros(shape[0] * shape[1], states.shape[1]).index_copy_(0, rows, states)
     return _attend(padded, shape, heads, mask)[rows]
 

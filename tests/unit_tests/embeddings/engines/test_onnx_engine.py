@@ -1,0 +1,223 @@
+"""ONNX Runtime gives what torch gives; exports are made once, or taken from the model's folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from langchain_hfembed import BGEM3Embeddings, CheckpointError
+from langchain_hfembed.embeddings.engines import onnx_export
+from tests.checkpoints import build_xlm_roberta_checkpoint
+
+TEXTS = [
+    "the sea",
+    "",
+    "한강은 서울을 지나 바다로 흐른다.",
+    "the river flows through the city to the sea " * 5,
+    "cats cats cats",
+    "dogs run; </s> literal <s> special <pad> tokens",
+    "Seoul",
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("HFEMBED_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(xlmr_folder, tmp_path) -> Path:
+    """A copy of the checkpoint, to be changed."""
+    return Path(shutil.copytree(xlmr_folder, tmp_path / "model"))
+
+
+def _pair(folder, **settings) -> tuple[BGEM3Embeddings, BGEM3Embeddings]:
+    torch = BGEM3Embeddings(model=str(folder), **settings)
+    return torch, torch.model_copy(update={"engine": "onnx"})
+
+
+def _assert_same(one, other, tolerance=1e-5):
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_allclose(ours.dense, theirs.dense, atol=tolerance)
+        np.testing.assert_allclose(ours.multi_vector, theirs.multi_vector, atol=tolerance)
+        assert ours.sparse.to_dict() == pytest.approx(theirs.sparse.to_dict(), abs=tolerance)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize(
+    "settings", [{"pooling": "cls"}, {"pooling": "mean"}, {"normalize_embeddings": False}]
+)
+def test_all_views_are_torchs(xlmr_folder, settings, batch_size):
+    torch, onnx = _pair(xlmr_folder, batch_size=batch_size, **settings)
+    _assert_same(onnx.encode_documents(TEXTS), torch.encode_documents(TEXTS))
+    _assert_same(onnx.encode_queries(TEXTS[:2]), torch.encode_queries(TEXTS[:2]))
+
+
+def test_all_views_of_a_real_bert_are_torchs(minilm_folder):
+    torch, onnx = _pair(minilm_folder, pooling="mean")
+    _assert_same(onnx.encode_documents(TEXTS), torch.encode_documents(TEXTS))
+
+
+@pytest.mark.filterwarnings("ignore:.* are longer than .* tokens:UserWarning")
+def test_a_text_of_the_longest_length_is_torchs(xlmr_folder):
+    torch, onnx = _pair(xlmr_folder)
+    longest = ["the river flows " * 1000]
+    _assert_same(onnx.encode_documents(longest), torch.encode_documents(longest))
+    assert len(onnx.encode_documents(longest)[0].multi_vector) == 2047
+
+
+def test_views_that_were_not_asked_for_are_left_out(xlmr_folder):
+    onnx = BGEM3Embeddings(model=str(xlmr_folder), engine="onnx")
+    [embedding] = onnx.encode_documents(["the sea"], ["sparse"])
+    assert embedding.views == ("sparse",)
+
+
+def test_int8_is_near_to_float32_in_every_view(minilm_folder):
+    torch, onnx = _pair(minilm_folder, pooling="mean")
+    int8 = onnx.model_copy(update={"quantization": "int8"})
+    for ours, exact in zip(
+        int8.encode_documents(TEXTS), torch.encode_documents(TEXTS), strict=True
+    ):
+        assert 0.96 < ours.dense @ exact.dense < 0.99999  # and not float32 after all
+        assert (ours.multi_vector * exact.multi_vector).sum(axis=1).mean() > 0.96
+        weights = exact.sparse.to_dict()
+        assert ours.sparse.to_dict() == pytest.approx(weights, abs=0.15)
+
+
+def test_int8_is_worse_with_one_scale_for_all_tokens(minilm_folder, monkeypatch):
+    """Why each token's row is scaled behind GELU."""
+    torch, onnx = _pair(minilm_folder, pooling="mean")
+    int8 = onnx.model_copy(update={"quantization": "int8"})
+    exact = torch.encode_documents(TEXTS)
+
+    def mean_cosine() -> float:
+        int8._loaded.clear()
+        rows = zip(int8.encode_documents(TEXTS), exact, strict=True)
+        return np.concatenate(
+            [(ours.multi_vector * one.multi_vector).sum(axis=1) for ours, one in rows]
+        ).mean()
+
+    scaled = mean_cosine()
+    export = onnx_export._export
+    monkeypatch.setattr(onnx_export, "_LAYOUT_VERSION", -1)
+    monkeypatch.setattr(onnx_export, "_export", lambda *args, for_int8: export(*args))
+    assert mean_cosine() < scaled - 0.002
+
+
+@pytest.fixture
+def exports(monkeypatch) -> list[bool]:
+    """One entry an export from here on: whether it is for int8."""
+    made = []
+    real = onnx_export._export
+
+    def export(checkpoint, path, *, for_int8=False):
+        made.append(for_int8)
+        real(checkpoint, path, for_int8=for_int8)
+
+    monkeypatch.setattr(onnx_export, "_export", export)
+    return made
+
+
+def test_an_export_is_made_once_for_each_precision(xlmr_folder, exports, cache, caplog):
+    for quantization in (None, None, "int8", "int8"):
+        BGEM3Embeddings(
+            model=str(xlmr_folder), engine="onnx", quantization=quantization
+        ).embed_query("the sea")
+    assert exports == [False, True]
+    assert [record.name for record in caplog.records if record.name == "root"] == []
+    assert all(folder.name[0] != "." for folder in cache.iterdir())
+    assert sorted(file.name for folder in cache.iterdir() for file in folder.iterdir()) == [
+        "model.onnx", "model.onnx", "model.onnx.data", "model.onnx.data",
+    ]  # fmt: skip
+
+
+def test_other_weights_are_another_export(xlmr_folder, tmp_path, exports):
+    torch, onnx = _pair(build_xlm_roberta_checkpoint(tmp_path / "xlmr", seed=1))
+    BGEM3Embeddings(model=str(xlmr_folder), engine="onnx").embed_query("the sea")
+    np.testing.assert_allclose(onnx.embed_query("sea"), torch.embed_query("sea"), atol=1e-5)
+    assert exports == [False, False]
+
+
+def _save_foreign_export(source: Path, target: Path, *, output: str, double: bool = False) -> None:
+    """What other exporters write: padded states alone, out of ids and a mask."""
+    model = onnx.load(source)
+    graph = model.graph
+    [flat] = [node for node in graph.node if node.op_type == "Reshape"]
+    factor = helper.make_tensor("factor", TensorProto.FLOAT, [], [2.0 if double else 1.0])
+    graph.initializer.append(factor)
+    kept = [node for node in graph.node if node.name < flat.name or len(node.name) < len(flat.name)]
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.node.append(helper.make_node("Mul", [flat.input[0], "factor"], [output]))
+    graph.input.remove(next(given for given in graph.input if given.name == "token_rows"))
+    graph.input.append(
+        helper.make_tensor_value_info("token_type_ids", TensorProto.INT64, ["texts", "longest"])
+    )
+    del graph.output[:]
+    graph.output.append(
+        helper.make_tensor_value_info(output, TensorProto.FLOAT, ["texts", "longest", 32])
+    )
+    target.parent.mkdir(exist_ok=True)
+    onnx.save_model(model, target, save_as_external_data=True, location=f"{target.name}_data")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "onnx/model.onnx"])
+@pytest.mark.parametrize("output", ["last_hidden_state", "token_embeddings", "some_name"])
+def test_an_export_in_the_models_folder_is_used(folder, cache, exports, name, output):
+    torch, onnx = _pair(folder)
+    onnx.embed_query("the sea")
+    [ours] = cache.glob("*/model.onnx")
+    _save_foreign_export(ours, folder / name, output=output)
+    fresh = BGEM3Embeddings(model=str(folder), engine="onnx")
+    _assert_same(fresh.encode_documents(TEXTS), torch.encode_documents(TEXTS))
+    assert exports == [False]
+    # It is that one: with other numbers in it, others come out.
+    _save_foreign_export(ours, folder / name, output=output, double=True)
+    [changed] = BGEM3Embeddings(
+        model=str(folder), engine="onnx", normalize_embeddings=False
+    ).encode_documents(["the sea"], ["dense"])
+    raw = torch.model_copy(update={"normalize_embeddings": False})
+    np.testing.assert_allclose(
+        changed.dense, 2 * raw.encode_documents(["the sea"])[0].dense, rtol=1e-4
+    )
+
+
+def test_an_export_in_the_models_folder_is_quantised_into_the_cache(folder, cache, exports):
+    torch, onnx = _pair(folder)
+    onnx.embed_query("the sea")
+    [ours] = cache.glob("*/model.onnx")
+    _save_foreign_export(ours, folder / "model.onnx", output="last_hidden_state")
+    int8 = BGEM3Embeddings(model=str(folder), engine="onnx", quantization="int8")
+    exact, near = torch.embed_query("the sea"), int8.embed_query("the sea")
+    assert 0.9 < np.dot(exact, near) < 0.999999
+    assert exports == [False]
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_missing_package_is_named_with_what_to_install(xlmr_folder, monkeypatch):
+    embeddings = BGEM3Embeddings(model=str(xlmr_folder), engine="onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r'pip install "langchain-hfembed\[onnx\]"'):
+        embeddings.embed_query("the sea")
+    monkeypatch.undo()
+    embeddings.embed_query("the sea")
+    embeddings._loaded.clear()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'ONNX Runtime: pip install "langchain-hfembed\[onnx\]"'):
+        embeddings.embed_query("the sea")
+
+
+def test_a_model_that_cannot_be_exported_is_named_with_what_to_do(folder, cache):
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
+    with pytest.raises(CheckpointError, match=r"optimum-cli export onnx.*onnx/model\.onnx"):
+        BGEM3Embeddings(model=str(folder), engine="onnx").embed_query("the sea")
+    assert list(cache.iterdir()) == []
+    assert len(BGEM3Embeddings(model=str(folder)).embed_query("the sea")) == 32

@@ -1,0 +1,116 @@
+"""Devices and threads of the torch engine; its numbers are test_bge_m3_parity.py's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from langchain_hfembed import BGEM3Embeddings
+
+TEXTS = [f"the river {number} flows to the sea " * (1 + number % 3) for number in range(40)]
+
+
+@pytest.fixture(scope="module")
+def embeddings(xlmr_folder) -> BGEM3Embeddings:
+    return BGEM3Embeddings(model=str(xlmr_folder))
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def _threads_within(embeddings, texts) -> list[tuple[int, int]]:
+    """Threads in each forward pass: this thread's number, and that of one born meanwhile."""
+    seen = []
+
+    def before(module, args):
+        elsewhere = []
+        other = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        seen.append((torch.get_num_threads(), *elsewhere))
+
+    [engine] = embeddings._engines()
+    hook = engine.encoder.register_forward_pre_hook(before)
+    try:
+        embeddings.encode_queries(texts)
+    finally:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize(("flops_a_token", "threads"), [(1e6, 1), (1e9, 2)])
+def test_a_query_gets_as_many_threads_as_its_work_pays_for(
+    embeddings, monkeypatch, two_threads, flops_a_token, threads
+):
+    """On a busy machine each meeting of threads costs milliseconds."""
+    [engine] = embeddings._engines()
+    monkeypatch.setattr(engine.encoder, "flops_a_token", flops_a_token)
+    assert _threads_within(embeddings, ["the sea"]) == [(threads, 2)]
+    assert torch.get_num_threads() == 2
+
+
+def test_the_number_of_threads_is_put_back_after_an_error(embeddings, monkeypatch, two_threads):
+    [engine] = embeddings._engines()
+    monkeypatch.setattr(engine.encoder, "flops_a_token", 1)
+    monkeypatch.setattr(engine, "pooling", "cls")
+    monkeypatch.setattr(engine, "_pooled", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        embeddings.embed_query("the sea")
+    assert torch.get_num_threads() == 2
+
+
+def test_several_devices_give_what_one_gives_and_share_the_work(embeddings, xlmr_folder):
+    pair = BGEM3Embeddings(model=str(xlmr_folder), device=["cpu", "cpu:0"], batch_size=2)
+    calls = [0, 0]
+    for number, engine in enumerate(pair._engines()):
+        engine.encoder.register_forward_pre_hook(
+            lambda module, args, number=number: calls.__setitem__(number, calls[number] + 1)
+        )
+    for ours, theirs in zip(
+        pair.encode_documents(TEXTS), embeddings.encode_documents(TEXTS), strict=True
+    ):
+        np.testing.assert_allclose(ours.dense, theirs.dense, atol=1e-5)
+        np.testing.assert_allclose(ours.multi_vector, theirs.multi_vector, atol=1e-5)
+    assert sum(calls) == len(TEXTS) // 2
+    assert min(calls) > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": []}, "names no device"),
+        ({"quantization": "int8"}, 'needs engine="onnx"'),
+        ({"engine": "onnx", "device": "cuda:0"}, "runs on the CPU"),
+        ({"engine": "onnx", "device": ["cpu", "cpu"]}, "runs on the CPU"),
+        ({"engine": "onnx", "dtype": "float16"}, "computes in float32"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(embeddings, settings, message):
+    with pytest.raises(ValidationError, match=message):
+        BGEM3Embeddings(model="x", **settings)
+    copied = embeddings.model_copy(update=settings)  # which pydantic does not check
+    with pytest.raises(ValueError, match=message):
+        copied.embed_query("the sea")
+
+
+@pytest.mark.slow
+def test_a_model_is_loaded_without_flag_embedding(xlmr_folder):
+    """Whose import takes longer than loading."""
+    program = (
+        "import sys\n"
+        "sys.modules['FlagEmbedding'] = None\n"
+        "from langchain_hfembed import BGEM3Embeddings\n"
+        f"BGEM3Embeddings(model={str(xlmr_folder)!r}).embed_query('sea')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
