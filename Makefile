@@ -11,12 +11,13 @@ DEV := .venv/.dev
 BENCH := .venv/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench bench-compression bench-endpoint bench-search \
+.PHONY: help demo test lint format docs bench bench-bge-m3 bench-compression bench-endpoint \
+	bench-ingestion bench-search \
 	constraints clean
 .NOTPARALLEL:
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo 'PYTHON=... picks the Python; ARGS="..." is passed on to demo, test and bench.'
 
 demo: $(DEMO)  ## search a small corpus in English and Korean, offline
@@ -44,6 +45,12 @@ bench: $(DEV)  ## measure retrieval quality; ARGS="path/to/collection ..."
 
 bench-compression: $(DEV)  ## measure what smaller token vectors cost; ARGS="path/to/collection"
 	$(BIN)/python -m benchmarks.compression $(ARGS)
+
+bench-bge-m3: $(DEV)  ## time BGE-M3 beside FlagEmbedding, and beside what the processor can do
+	$(BIN)/python -m benchmarks.bge_m3 $(ARGS)
+
+bench-ingestion: $(DEV)  ## what storing adds to encoding, and the memory that many texts take
+	$(BIN)/python -m benchmarks.ingestion $(ARGS)
 
 bench-search: $(DEV)  ## time searches in SQLiteIndex and Qdrant Edge beside each other
 	$(BIN)/python -m benchmarks.search $(ARGS)

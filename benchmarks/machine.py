@@ -20,3 +20,11 @@ def processor() -> str:
     flags = facts.get("flags", "").split()
     found = [flag for flag in _INSTRUCTIONS if flag in flags]
     return f"{facts.get('model name', platform.machine())} ({', '.join(found)})"
+
+
+def rss() -> int:
+    """Bytes of memory that this process has in use, from Linux's /proc."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return 1024 * int(line.split()[1])
+    raise OSError("/proc/self/status has no VmRSS")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from langchain_hfembed.embeddings.engines import processor
 from tests.checkpoints import (
     build_colbert_checkpoint,
     build_minilm_checkpoint,
@@ -29,6 +31,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def real_processor() -> Iterator[Callable[[], bool]]:
+    """What it says of bfloat16; meanwhile all have none, so that a test means the same on each."""
+    before, processor.computes_bfloat16 = processor.computes_bfloat16, lambda: False
+    yield before
+    processor.computes_bfloat16 = before
 
 
 @pytest.fixture(scope="session")

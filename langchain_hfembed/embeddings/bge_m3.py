@@ -71,7 +71,8 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
         cache_folder: Where models from the Hub are kept; None for Hugging Face's default.
         device: A torch device such as `"cuda:0"`, or a list of them, which share the texts, each
             with a copy of the model; None for the first GPU, else Apple's, else the CPU.
-        dtype: Precision of the weights; `"auto"` is float16 on GPUs and float32 on CPUs.
+        dtype: Precision to compute in; `"auto"` is float16 on GPUs, bfloat16 on CPUs that have it
+            in hardware (AVX512-BF16, AMX), float32 on others.
         engine: What runs the model: `"torch"`, or ONNX Runtime, `"onnx"`, which answers single
             queries faster. The model is exported once, into the cache (`HFEMBED_CACHE`); an export
             in its folder is used.

@@ -12,6 +12,7 @@ from threadpoolctl import ThreadpoolController
 from torch import nn
 
 from langchain_hfembed.embeddings.checkpoint import Checkpoint, Dtype
+from langchain_hfembed.embeddings.engines import processor
 from langchain_hfembed.embeddings.engines.base import Batch, BatchOutput
 from langchain_hfembed.embeddings.engines.bert import Bert, is_bert
 from langchain_hfembed.embeddings.engines.heads import read_heads
@@ -41,7 +42,8 @@ class TorchEngine:
     Args:
         checkpoint: The folder.
         device: A torch device; None for the first GPU, else Apple's, else the CPU.
-        dtype: Precision of the weights; `"auto"` is float16 on GPUs and float32 on CPUs.
+        dtype: Precision to compute in; `"auto"` is float16 on GPUs, bfloat16 on CPUs that have it
+            in hardware, float32 on others.
         normalize: Scale dense and token vectors to length 1.
 
     Raises:
@@ -54,7 +56,7 @@ class TorchEngine:
         self.device = torch.device(device or _default_device())
         self.name = str(self.device)
         if dtype == "auto":
-            dtype = "float32" if self.device.type == "cpu" else "float16"
+            dtype = _default_dtype(self.device)
         logger.info("loading %s on %s as %s", checkpoint.folder, self.device, dtype)
         model = load_model(checkpoint)
         heads = read_heads(checkpoint.folder, model.config.hidden_size)
@@ -178,6 +180,12 @@ def _default_device() -> str:
     if torch.cuda.is_available():
         return "cuda:0"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _default_dtype(device: torch.device) -> Dtype:
+    if device.type != "cpu":
+        return "float16"
+    return "bfloat16" if processor.computes_bfloat16() else "float32"
 
 
 def _nothing() -> None:

@@ -293,8 +293,8 @@ class _Reading:
         if self.query.dense is not None:
             proposed.append(allowed[top_k(self._of(self.dense(), allowed), fetch_k)])
         if self.query.sparse is not None:
-            best = allowed[top_k(self._of(self._sparse, allowed), fetch_k)]
-            proposed.append(best[self._sparse[best] > 0])
+            matching = allowed[self._of(self._sparse, allowed) > 0]
+            proposed.append(matching[top_k(self._sparse[matching], fetch_k)])
         if self.query.views == ("multi_vector",):
             proposed.append(allowed[top_k(self.multi_vector(allowed), fetch_k)])
         return np.unique(np.concatenate(proposed)) if proposed else np.zeros(0, np.intp)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from langchain_hfembed import BGEM3Embeddings
+from langchain_hfembed.embeddings.engines import processor
 
 TEXTS = [f"the river {number} flows to the sea " * (1 + number % 3) for number in range(40)]
 
@@ -84,6 +86,23 @@ def test_several_devices_give_what_one_gives_and_share_the_work(embeddings, xlmr
         np.testing.assert_allclose(ours.multi_vector, theirs.multi_vector, atol=1e-5)
     assert sum(calls) == len(TEXTS) // 2
     assert min(calls) > 0
+
+
+@pytest.mark.parametrize(("has_it", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_a_cpu_computes_in_bfloat16_where_it_has_it(xlmr_folder, monkeypatch, has_it, dtype):
+    monkeypatch.setattr(processor, "computes_bfloat16", lambda: has_it)
+    embeddings = BGEM3Embeddings(model=str(xlmr_folder))
+    assert len(embeddings.embed_query("the sea")) == 32
+    [engine] = embeddings._engines()
+    assert {weight.dtype for weight in engine.encoder.parameters()} == {getattr(torch, dtype)}
+
+
+def test_whether_a_processor_has_bfloat16_is_what_it_says_of_itself(real_processor):
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        pytest.skip("this system does not tell")
+    flags = cpuinfo.read_text().split()
+    assert real_processor() == ("avx512_bf16" in flags or "amx_tile" in flags)
 
 
 @pytest.mark.parametrize(
