@@ -16,6 +16,7 @@ from langchain_hfembed.index.sqlite.metadata import TABLE, add_leaves
 
 _APPLICATION_ID = int.from_bytes(b"HFEB", "big")
 _SCHEMA_VERSION = 2
+_PAGE_BYTES = 16_384
 # What brings a file of a layout to the next one.
 _MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: add_leaves}
 
@@ -88,6 +89,9 @@ class SQLiteFile:
                 application = _pragma(connection, "application_id")
                 _require_ours(Path(self.path), application, _pragma(connection, "user_version"))
         if is_new:
+            # Token vectors of a document have 20 to 400 KB; from pages of 4 KB, SQLite's own
+            # choice, those of BGE-M3 are read a fifth more slowly.
+            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             with self.transaction("IMMEDIATE") as connection:
                 if _is_empty(connection):  # else another process was faster
                     for statement in _SCHEMA:

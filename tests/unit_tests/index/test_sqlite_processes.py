@@ -506,10 +506,11 @@ def test_a_process_killed_while_it_writes_the_log_back_loses_nothing(tmp_path: P
         store.add_texts([f"text {id_}" for id_ in ids], ids=ids)
         expected = store.get_by_ids(ids)
         short, log = path.read_bytes(), path.with_name("index.db-wal").read_bytes()
-    first_page = path.read_bytes()[:4096]
-    path.write_bytes(first_page + short[4096:])
+    page_bytes = int.from_bytes(short[16:18], "big")
+    first_page = path.read_bytes()[:page_bytes]
+    path.write_bytes(first_page + short[page_bytes:])
     path.with_name("index.db-wal").write_bytes(log)
-    assert len(short) < int.from_bytes(first_page[28:32], "big") * 4096
+    assert len(short) < int.from_bytes(first_page[28:32], "big") * page_bytes
     with HybridVectorStore(encoder, path=path) as store:
         assert store.get_by_ids(ids) == expected
         assert len(store.search("text 7", k=120)) == 120
