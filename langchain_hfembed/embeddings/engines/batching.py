@@ -171,7 +171,8 @@ def lexical_weights(
     """
     text = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
     # Not `weights > 0`, which would drop NaN, the sign of a model that overflows.
-    kept = ~(weights <= 0) & ~np.isin(batch.ids, special_ids)
+    # Not `np.isin`, which sorts, and takes a query as long as all the rest.
+    kept = ~(weights <= 0) & ~(batch.ids[:, None] == special_ids).any(axis=1)
     # Text and token as one number, so that one sort serves all texts.
     keys = (text[kept] << 32) | batch.ids[kept]
     order = np.argsort(keys, kind="stable")

@@ -21,8 +21,7 @@ from langchain_hfembed.vectors import FloatArray, View
 if TYPE_CHECKING:
     from langchain_hfembed.embeddings.engines.loading import Quantization
 
-_OURS = ["states", "token_weights", "token_vectors"]
-# What others call the states of all tokens, padding among them.
+# What exporters call the states of all tokens.
 _STATES = ("last_hidden_state", "token_embeddings", "hidden_states")
 
 
@@ -58,10 +57,9 @@ class OnnxEngine:
         self.max_batch_tokens = max_cached_tokens(config)
         self._pooling, self._normalize = checkpoint.pooling, normalize
         self._session = _open(find_export(checkpoint, quantization))
-        self._inputs = [given.name for given in self._session.get_inputs()]
-        names = [given.name for given in self._session.get_outputs()]
-        states = next((name for name in _STATES if name in names), names[0])
-        self._outputs = _OURS if set(_OURS) <= set(names) else [states]
+        outputs = [given.name for given in self._session.get_outputs()]
+        self._is_ours = "token_vectors" in outputs
+        self._states = next((name for name in _STATES if name in outputs), outputs[0])
 
     def start(self, batch: Batch, views: Collection[View]) -> Callable[[], BatchOutput]:
         """Run the model; see `Engine.start`."""
@@ -76,6 +74,25 @@ class OnnxEngine:
     def _run(self, batch: Batch) -> tuple[FloatArray, FloatArray, FloatArray]:
         """States, weights and vectors of all tokens, as `onnx_graph` has them."""
         is_token = np.arange(batch.lengths.max()) < batch.lengths[:, None]
+        if self._is_ours:
+            places = np.zeros(is_token.shape, np.int64)
+            places[is_token] = np.arange(len(batch.ids))
+            states, weights, vectors = self._session.run(
+                ["states", "token_weights", "token_vectors"],
+                {
+                    "input_ids": batch.ids,
+                    "position_ids": position_ids(batch, self._first_position),
+                    "lengths": batch.lengths.astype(np.int32),
+                    "places": places,
+                    "rows": np.flatnonzero(is_token),
+                },
+            )
+            return states, weights, vectors
+        states = self._run_other(batch, is_token)
+        return states, _linear(states, self._sparse_head), _linear(states, self._colbert_head)
+
+    def _run_other(self, batch: Batch, is_token: NDArray[np.bool_]) -> FloatArray:
+        """States of all tokens from an export that takes padding."""
 
         def padded(values: NDArray[np.int64], padding: int = 0) -> NDArray[np.int64]:
             rows = np.full(is_token.shape, padding, np.int64)
@@ -87,14 +104,10 @@ class OnnxEngine:
             "attention_mask": lambda: is_token.astype(np.int64),
             "token_type_ids": lambda: np.zeros(is_token.shape, np.int64),
             "position_ids": lambda: padded(position_ids(batch, self._first_position)),
-            "token_rows": lambda: np.flatnonzero(is_token),
         }
-        outputs = self._session.run(self._outputs, {name: known[name]() for name in self._inputs})
-        if self._outputs == _OURS:
-            states, weights, vectors = outputs
-            return states, weights, vectors
-        states = outputs[0][is_token]
-        return states, _linear(states, self._sparse_head), _linear(states, self._colbert_head)
+        given = [each.name for each in self._session.get_inputs()]
+        [states] = self._session.run([self._states], {name: known[name]() for name in given})
+        return cast(FloatArray, states[is_token])
 
     def _pooled(self, states: FloatArray, batch: Batch) -> FloatArray:
         if self._pooling == "cls":

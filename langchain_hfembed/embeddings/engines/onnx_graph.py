@@ -14,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 from langchain_hfembed.embeddings.engines.bert import Affine, Bert, Layer
 
 _MICROSOFT = "com.microsoft"
-PADDED_INPUTS = ("input_ids", "position_ids", "attention_mask")
 _OPSET, _IR_VERSION = 20, 9  # of 2023; every ONNX Runtime since 1.17 reads them
 
 
@@ -23,11 +22,17 @@ def save_graph(
 ) -> None:
     """Write the model with its heads as `path`, the weights in a file beside it.
 
-    Inputs are `input_ids`, `position_ids` and `attention_mask`, shape `(texts, longest)`, int64,
-    padding on the right; and `token_rows`, shape `(tokens,)`, which tells where among these
-    `texts * longest` places there are tokens. Outputs, of tokens alone, are `states`, shape
-    `(tokens, hidden)`, `token_weights`, `(tokens, 1)`, and `token_vectors`, `(tokens,
-    colbert_dim)`.
+    Tokens of all texts lie one after the other, without padding. Only attention pads, by itself.
+    Inputs, int64 but for the lengths, int32:
+
+    - `input_ids` and `position_ids`, shape `(tokens,)`;
+    - `lengths`, shape `(texts,)`: the tokens of each text;
+    - `places`, shape `(texts, longest)`: which token is at each place of each text; any where the
+      text has none;
+    - `rows`, shape `(tokens,)`: at which of these `texts * longest` places each token is.
+
+    Outputs are `states`, shape `(tokens, hidden)`, `token_weights`, `(tokens, 1)`, and
+    `token_vectors`, `(tokens, colbert_dim)`.
 
     Args:
         bert: The model, whose layers are taken out of it.
@@ -45,26 +50,25 @@ def save_graph(
         graph.add("Gather", graph.constant(bert.positions), "position_ids"),
     )
     states = graph.norm(states, bert.norm, bert.epsilon)
-    lengths = graph.add("ReduceSum", "attention_mask", graph.constant(np.array([1])), keepdims=0)
-    longest = graph.add("Gather", graph.add("Shape", "input_ids"), graph.constant(np.array(1)))
-    shortest = graph.add("ReduceMin", lengths, keepdims=0)
-    graph.add("Less", shortest, longest, output="has_padding")
-    graph.add("Cast", lengths, to=TensorProto.INT32, output="lengths")
+    graph.add("Less", graph.add("Size", "rows"), graph.add("Size", "places"), output="has_padding")
     for layer in bert.take_layers():
         states = graph.layer(states, layer, bert)
-    flat = graph.add("Reshape", states, graph.constant(np.array([-1, bert.hidden])))
-    graph.add("Gather", flat, "token_rows", output="states")
+    graph.add("Identity", states, output="states")
     heads = {"token_weights": sparse_head, "token_vectors": colbert_head}
-    for name, head in heads.items():
-        graph.add("Identity", graph.linear("states", head), output=name)
+    for name, head in heads.items():  # as Gemm, which is not quantised: they are small
+        weights = graph.constant(head.weight), graph.constant(head.bias)
+        graph.add("Gemm", "states", *weights, transB=1, output=name)
     widths = {"states": bert.hidden} | {name: len(head.bias) for name, head in heads.items()}
     proto = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "bge_m3",
             [
-                *(_info(name, TensorProto.INT64, "texts", "longest") for name in PADDED_INPUTS),
-                _info("token_rows", TensorProto.INT64, "tokens"),
+                _info("input_ids", TensorProto.INT64, "tokens"),
+                _info("position_ids", TensorProto.INT64, "tokens"),
+                _info("lengths", TensorProto.INT32, "texts"),
+                _info("places", TensorProto.INT64, "texts", "longest"),
+                _info("rows", TensorProto.INT64, "tokens"),
             ],
             [_info(name, TensorProto.FLOAT, "tokens", width) for name, width in widths.items()],
             graph.constants,
@@ -72,9 +76,7 @@ def save_graph(
         opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)],
         ir_version=_IR_VERSION,
     )
-    if (
-        for_int8
-    ):  # else ONNX Runtime advises on the root logger to run what this graph has no use for
+    if for_int8:  # else ONNX Runtime advises, on the root logger, to prepare it first
         helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
     # One file would end at 2 GB, which BGE-M3 is above.
     onnx.save_model(
@@ -148,9 +150,10 @@ class _Graph:
         Without one, ONNX Runtime keeps no matrix of all pairs of tokens: at 8,192 tokens that is
         0.3 GB instead of 4.7, and four times as fast.
         """
+        padded = self.add("Gather", query_key_value, "places")
         three = [f"{part}_{len(self.nodes)}" for part in ("query", "key", "value")]
         sizes = self.constant(np.full(3, bert.hidden))
-        self._add("Split", [query_key_value, sizes], three, {"axis": -1})
+        self._add("Split", [padded, sizes], three, {"axis": -1})
 
         def branch(name: str, *inputs: str) -> Any:
             output = f"{name}_{len(self.nodes)}"
@@ -160,9 +163,11 @@ class _Graph:
             info = _info(output, TensorProto.FLOAT, "texts", "longest", bert.hidden)
             return helper.make_graph([node], name, [], [info])
 
-        return self.add(
+        attended = self.add(
             "If",
             "has_padding",
             then_branch=branch("masked", *three, "", "lengths"),
             else_branch=branch("unmasked", *three),
         )
+        flat = self.add("Reshape", attended, self.constant(np.array([-1, bert.hidden])))
+        return self.add("Gather", flat, "rows")

@@ -180,8 +180,8 @@ class PaddedEncoder(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        size = sum(weight.numel() for weight in model.encoder.parameters())
-        self.flops_a_token = 2 * size
+        tables = sum(weight.numel() for weight in model.embeddings.parameters())
+        self.flops_a_token = 2 * (model.num_parameters() - tables)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Hidden states of all tokens, shape `(tokens, hidden_size)`."""

@@ -148,7 +148,8 @@ class TorchEngine:
 
 def max_cached_tokens(config: Any) -> int:
     """Tokens of which a CPU computes as many as possible at once, but no more."""
-    return _CACHED_BYTES // (4 * int(config.intermediate_size))
+    inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
+    return _CACHED_BYTES // (4 * int(inner))
 
 
 def load_model(checkpoint: Checkpoint) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -121,6 +122,29 @@ def test_settings_that_contradict_each_other_are_refused(embeddings, settings, m
     copied = embeddings.model_copy(update=settings)  # which pydantic does not check
     with pytest.raises(ValueError, match=message):
         copied.embed_query("the sea")
+
+
+def test_a_model_with_other_layers_gives_what_transformers_gives(xlmr_folder, tmp_path):
+    from transformers import AutoTokenizer, ElectraConfig, ElectraModel
+
+    folder = shutil.copytree(xlmr_folder, tmp_path / "electra")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = ElectraConfig(
+        vocab_size=len(tokenizer),
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = ElectraModel(config).eval()
+    model.save_pretrained(folder)
+    embeddings = BGEM3Embeddings(model=str(folder), normalize_embeddings=False)
+    for text, vector in zip(TEXTS[:4], embeddings.embed_documents(TEXTS[:4]), strict=True):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state
+        np.testing.assert_allclose(vector, states[0, 0], atol=1e-5)
 
 
 @pytest.mark.slow
