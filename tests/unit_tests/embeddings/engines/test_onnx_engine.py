@@ -207,10 +207,13 @@ def test_an_export_in_the_models_folder_is_quantised_into_the_cache(folder, cach
 
 def test_a_missing_package_is_named_with_what_to_install(xlmr_folder, monkeypatch):
     embeddings = BGEM3Embeddings(model=str(xlmr_folder), engine="onnx")
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ImportError, match=r'pip install "langchain-hfembed\[onnx\]"'):
-        embeddings.embed_query("the sea")
-    monkeypatch.undo()
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "onnx", None)
+        with pytest.raises(ImportError, match=r'pip install "langchain-hfembed\[onnx\]"'):
+            embeddings.embed_query("the sea")
+    embeddings.embed_query("the sea")
+    embeddings._loaded.clear()
+    monkeypatch.setitem(sys.modules, "onnx", None)  # nor is it needed any more
     embeddings.embed_query("the sea")
     embeddings._loaded.clear()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
