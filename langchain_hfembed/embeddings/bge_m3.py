@@ -24,16 +24,13 @@ from langchain_hfembed.embeddings.base import check_texts, encode_stream, warn
 from langchain_hfembed.embeddings.checkpoint import (
     Checkpoint,
     Dtype,
+    EngineName,
     Pooling,
+    Quantization,
     find_checkpoint,
 )
 from langchain_hfembed.embeddings.engines import batching
-from langchain_hfembed.embeddings.engines.loading import (
-    EngineName,
-    Quantization,
-    check_settings,
-    load_engines,
-)
+from langchain_hfembed.embeddings.engines.choice import check_settings, load_engines
 from langchain_hfembed.embeddings.one_pass import OnePass, Side
 from langchain_hfembed.embeddings.sparse_adapters import SparseAdapters
 from langchain_hfembed.loading import Loaded
@@ -47,10 +44,10 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
     """Dense, sparse and multi-vector embeddings of BGE-M3, or any checkpoint in its format.
 
     To LangChain it is an `Embeddings` with the dense view; `encode_documents` and
-    `encode_queries` give all three out of one forward pass. The numbers are FlagEmbedding's, with
-    two differences: special tokens never appear among the sparse weights, whichever the family of
-    the tokenizer (FlagEmbedding leaves BERT's `[SEP]` and every `<mask>` in), and a checkpoint
-    without its heads is an error (FlagEmbedding goes on with random ones).
+    `encode_queries` give all three out of one forward pass. In float32 the numbers are
+    FlagEmbedding's, with two differences: special tokens never appear among the sparse weights,
+    whichever the family of the tokenizer (FlagEmbedding leaves BERT's `[SEP]` and every `<mask>`
+    in), and a checkpoint without its heads is an error (FlagEmbedding goes on with random ones).
 
     The model is loaded on first use. Objects can be shared between threads, and pickled.
 

@@ -13,6 +13,8 @@ from langchain_hfembed.errors import CheckpointError, ModelNotFoundError
 
 Pooling = Literal["cls", "mean"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+EngineName = Literal["torch", "onnx"]
+Quantization = Literal["int8"]
 
 SPARSE_HEAD, COLBERT_HEAD = "sparse_linear.pt", "colbert_linear.pt"
 _WEIGHTS = (

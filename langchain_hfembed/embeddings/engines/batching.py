@@ -34,15 +34,20 @@ def encode(
 
     Raises:
         EmbeddingError: If memory does not suffice for one text alone, or an output is not finite;
-            `.indices` names the text, `.completed` has the dense vectors of those before it.
+            `.indices` names the text, `.completed` has the dense vectors of those that were done.
     """
     work = _Work(engines, texts, views, batch_size, on_done)
     if len(engines) == 1:
         work.run(engines[0])
     else:
         with ThreadPoolExecutor(len(engines)) as threads:
-            for finished in [threads.submit(work.run, engine) for engine in engines]:
-                finished.result()
+            started = [threads.submit(work.run, engine) for engine in engines]
+            try:
+                for finished in started:
+                    finished.result()
+            except BaseException:  # Ctrl-C too, which only this thread hears of
+                work.stop()
+                raise
     return [work.results[position] for position in range(len(texts))]
 
 
@@ -65,6 +70,7 @@ class _Work:
         order = sorted(range(len(texts)), key=lambda position: -len(texts[position]))
         self._waiting = deque(order)
         self._lock = threading.Lock()
+        self._is_stopped = False
         self.results: dict[int, HybridEmbedding] = {}
 
     def run(self, engine: Engine) -> None:
@@ -85,24 +91,32 @@ class _Work:
             if running is not None:
                 self._finish(engine, *running)
         except BaseException:
-            with self._lock:
-                self._waiting.clear()  # the other engines end, too
+            self.stop()
             raise
 
+    def stop(self) -> None:
+        """Let every engine end with the batch that it has."""
+        self._is_stopped = True
+
     def _take(self) -> list[int]:
+        """The next batch, empty where there is none."""
+        positions: list[int] = []
+        longest = 0
         with self._lock:
-            if not self._waiting:
-                return []
-            longest = len(self._texts[self._waiting[0]])
-            size = max(1, min(self._batch_size, self._max_tokens // longest, len(self._waiting)))
-            return [self._waiting.popleft() for _ in range(size)]
+            while self._waiting and len(positions) < self._batch_size and not self._is_stopped:
+                longest = max(longest, len(self._texts[self._waiting[0]]))
+                if positions and longest * (len(positions) + 1) > self._max_tokens:
+                    break
+                positions.append(self._waiting.popleft())
+        return positions
 
     def _put_back(self, positions: list[int], engine: Engine) -> None:
-        longest = len(self._texts[positions[0]])
+        longest = max(len(self._texts[position]) for position in positions)
         if len(positions) == 1:
             raise self._failed(
                 f"text {positions[0]} ({longest} tokens) does not fit into the memory of "
-                f'{engine.name}. Lower max_length, take dtype="float16" on a GPU, or device="cpu"',
+                f"{engine.device_name}. Lower max_length, take "
+                'dtype="float16" on a GPU, or device="cpu"',
                 positions[0],
             )
         with self._lock:
@@ -122,7 +136,8 @@ class _Work:
             except ValueError as error:
                 raise self._failed(f"text {position}: {error}", position) from error
             self.results[position] = embedding
-        self._on_done(len(positions))
+        with self._lock:  # a progress bar is no thing for several threads
+            self._on_done(len(positions))
 
     def _failed(self, message: str, index: int) -> EmbeddingError:
         completed = {
@@ -169,17 +184,16 @@ def lexical_weights(
     Returns:
         For each text its token ids, increasing, and their weights.
     """
-    text = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
     # Not `weights > 0`, which would drop NaN, the sign of a model that overflows.
     # Not `np.isin`, which sorts, and takes a query as long as all the rest.
     kept = ~(weights <= 0) & ~(batch.ids[:, None] == special_ids).any(axis=1)
     # Text and token as one number, so that one sort serves all texts.
-    keys = (text[kept] << 32) | batch.ids[kept]
+    keys = (batch.texts[kept] << 32) | batch.ids[kept]
     order = np.argsort(keys, kind="stable")
     keys, weights = keys[order], weights[kept][order]
     firsts = np.flatnonzero(np.diff(keys, prepend=-1))
     largest = np.maximum.reduceat(weights, firsts) if len(firsts) else weights
     tokens = keys[firsts]
-    ends = np.searchsorted(tokens, np.arange(1, len(batch.lengths)) << 32)
+    ends = np.searchsorted(tokens, np.arange(1, len(batch.lengths), dtype=np.int64) << 32)
     indices = (tokens & 0xFFFFFFFF).astype(np.int32)
     return list(zip(np.split(indices, ends), np.split(largest, ends), strict=True))

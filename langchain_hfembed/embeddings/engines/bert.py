@@ -60,7 +60,7 @@ class Bert:
         heads: Of the attention.
         hidden, inner: Dimensions of the states, and between expansion and contraction.
         epsilon: Of the norms.
-        first_position: See the function.
+        first_position: The number of a text's first position.
     """
 
     def __init__(self, model: Any) -> None:
@@ -122,9 +122,9 @@ def position_ids(batch: Batch, first: int) -> Ids:
         Shape `(tokens,)`.
     """
     if first == 0:
-        return np.arange(len(batch.ids)) - np.repeat(batch.starts, batch.lengths)
+        return np.arange(len(batch.ids), dtype=np.int64) - batch.starts[batch.texts]
     is_counted = batch.ids != first - 1
-    numbers = np.cumsum(is_counted)
+    numbers = np.cumsum(is_counted, dtype=np.int64)
     before = numbers[batch.starts] - is_counted[batch.starts]
-    counted = (numbers - np.repeat(before, batch.lengths)) * is_counted
+    counted = (numbers - before[batch.texts]) * is_counted
     return cast(Ids, counted + (first - 1))

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from langchain_hfembed.embeddings.checkpoint import Checkpoint
-from langchain_hfembed.embeddings.engines.base import Batch, BatchOutput
+from langchain_hfembed.embeddings.checkpoint import Checkpoint, Quantization
+from langchain_hfembed.embeddings.engines.base import (
+    Batch,
+    BatchOutput,
+    is_out_of_memory,
+    max_cached_tokens,
+)
 from langchain_hfembed.embeddings.engines.bert import first_position, position_ids
 from langchain_hfembed.embeddings.engines.heads import read_heads
-from langchain_hfembed.embeddings.engines.onnx_export import find_export
-from langchain_hfembed.embeddings.engines.torch_engine import max_cached_tokens
+from langchain_hfembed.embeddings.engines.onnx_export import find_export, require
 from langchain_hfembed.embeddings.tokenizer import load_tokenizer
+from langchain_hfembed.errors import CheckpointError
 from langchain_hfembed.vectors import FloatArray, View
 
-if TYPE_CHECKING:
-    from langchain_hfembed.embeddings.engines.loading import Quantization
-
-# What exporters call the states of all tokens.
+# What exporters call the states of all tokens, and what they may ask for.
 _STATES = ("last_hidden_state", "token_embeddings", "hidden_states")
+_STATES_NDIM = 3
+_KNOWN_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
+_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32}
 
 
 class OnnxEngine:
@@ -38,11 +43,12 @@ class OnnxEngine:
         ImportError: If ONNX Runtime, or what exports, is not installed.
     """
 
-    name = "the CPU"
+    device_name = "the CPU"
 
     def __init__(
         self, checkpoint: Checkpoint, *, quantization: Quantization | None, normalize: bool
     ) -> None:
+        require("onnxruntime")
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(checkpoint.folder)
@@ -56,14 +62,21 @@ class OnnxEngine:
         self.max_positions = int(config.max_position_embeddings) - self._first_position
         self.max_batch_tokens = max_cached_tokens(config)
         self._pooling, self._normalize = checkpoint.pooling, normalize
-        self._session = _open(find_export(checkpoint, quantization))
-        outputs = [given.name for given in self._session.get_outputs()]
-        self._is_ours = "token_vectors" in outputs
-        self._states = next((name for name in _STATES if name in outputs), outputs[0])
+        path = find_export(checkpoint, quantization)
+        self._session = _open(path)
+        self._inputs = {given.name: given.type for given in self._session.get_inputs()}
+        self._is_ours = "places" in self._inputs
+        self._states_name = "states" if self._is_ours else self._find_states(path, config)
 
     def start(self, batch: Batch, views: Collection[View]) -> Callable[[], BatchOutput]:
         """Run the model; see `Engine.start`."""
-        states, weights, vectors = self._run(batch)
+        try:
+            run = self._run if self._is_ours else self._run_other
+            states, weights, vectors = run(batch, views)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryError from error
         output = BatchOutput(
             self._scaled(self._pooled(states, batch)) if "dense" in views else None,
             np.maximum(weights[:, 0], 0) if "sparse" in views else None,
@@ -71,43 +84,61 @@ class OnnxEngine:
         )
         return lambda: output
 
-    def _run(self, batch: Batch) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _run(self, batch: Batch, _views: Collection[View]) -> list[FloatArray]:
         """States, weights and vectors of all tokens, as `onnx_graph` has them."""
-        is_token = np.arange(batch.lengths.max()) < batch.lengths[:, None]
-        if self._is_ours:
-            places = np.zeros(is_token.shape, np.int64)
-            places[is_token] = np.arange(len(batch.ids))
-            states, weights, vectors = self._session.run(
-                ["states", "token_weights", "token_vectors"],
-                {
-                    "input_ids": batch.ids,
-                    "position_ids": position_ids(batch, self._first_position),
-                    "lengths": batch.lengths.astype(np.int32),
-                    "places": places,
-                    "rows": np.flatnonzero(is_token),
-                },
-            )
-            return states, weights, vectors
-        states = self._run_other(batch, is_token)
-        return states, _linear(states, self._sparse_head), _linear(states, self._colbert_head)
+        outputs: list[FloatArray] = self._session.run(
+            ["states", "token_weights", "token_vectors"],
+            {
+                "input_ids": batch.ids,
+                "position_ids": position_ids(batch, self._first_position),
+                "lengths": batch.lengths.astype(np.int32),
+                "places": batch.places,
+                "rows": np.flatnonzero(batch.is_token).astype(np.int64),
+            },
+        )
+        return outputs
 
-    def _run_other(self, batch: Batch, is_token: NDArray[np.bool_]) -> FloatArray:
-        """States of all tokens from an export that takes padding."""
-
-        def padded(values: NDArray[np.int64], padding: int = 0) -> NDArray[np.int64]:
-            rows = np.full(is_token.shape, padding, np.int64)
-            rows[is_token] = values
-            return rows
-
-        known: dict[str, Callable[[], NDArray[np.int64]]] = {
-            "input_ids": lambda: padded(batch.ids, self._pad_id),
-            "attention_mask": lambda: is_token.astype(np.int64),
-            "token_type_ids": lambda: np.zeros(is_token.shape, np.int64),
-            "position_ids": lambda: padded(position_ids(batch, self._first_position)),
+    def _run_other(self, batch: Batch, views: Collection[View]) -> list[FloatArray]:
+        """The same from an export that takes padding, and has no heads."""
+        is_token, places = batch.is_token, batch.places
+        positions = position_ids(batch, self._first_position)
+        known = {
+            "input_ids": np.where(is_token, batch.ids[places], self._pad_id),
+            "attention_mask": is_token,
+            "token_type_ids": np.zeros(is_token.shape),
+            "position_ids": np.where(is_token, positions[places], 0),
         }
-        given = [each.name for each in self._session.get_inputs()]
-        [states] = self._session.run([self._states], {name: known[name]() for name in given})
-        return cast(FloatArray, states[is_token])
+        given = {name: known[name].astype(_TYPES[type_]) for name, type_ in self._inputs.items()}
+        [padded] = self._session.run([self._states_name], given)
+        states: FloatArray = padded[is_token].astype(np.float32)
+        nothing = np.empty((0, 1), np.float32)
+        return [
+            states,
+            _linear(states, self._sparse_head) if "sparse" in views else nothing,
+            _linear(states, self._colbert_head) if "multi_vector" in views else nothing,
+        ]
+
+    def _find_states(self, path: Path, config: Any) -> str:
+        """The output with the states of all tokens.
+
+        Raises:
+            CheckpointError: If there is none, or an input that we don't know.
+        """
+        outputs: list[str] = [
+            given.name
+            for given in self._session.get_outputs()
+            if len(given.shape) == _STATES_NDIM
+            and (given.shape[-1] == config.hidden_size or isinstance(given.shape[-1], str))
+        ]
+        found = next((name for name in (*_STATES, *outputs) if name in outputs), None)
+        if found is None or not set(self._inputs) <= _KNOWN_INPUTS:
+            raise CheckpointError(
+                f"{path} takes {', '.join(self._inputs)} and gives "
+                f"{', '.join(given.name for given in self._session.get_outputs())}; of an export "
+                f"we know the inputs {', '.join(sorted(_KNOWN_INPUTS))}, and need an output of "
+                f"shape (texts, tokens, {config.hidden_size}). Remove it, and one is made"
+            )
+        return found
 
     def _pooled(self, states: FloatArray, batch: Batch) -> FloatArray:
         if self._pooling == "cls":
@@ -131,14 +162,13 @@ def _linear(states: FloatArray, head: tuple[FloatArray, FloatArray]) -> FloatArr
 
 
 def _open(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            'engine="onnx" needs ONNX Runtime: pip install "langchain-hfembed[onnx]"'
-        ) from error
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # which heeds what the process may use
     return onnxruntime.InferenceSession(
         path,
+        options,
         providers=["CPUExecutionProvider"],
         # The fused operator takes four times as long as an addition and a norm.
         disabled_optimizers=["SkipLayerNormFusion"],

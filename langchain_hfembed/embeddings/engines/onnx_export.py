@@ -3,80 +3,89 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from langchain_hfembed.cache import cache_root, make_folder
-from langchain_hfembed.embeddings.checkpoint import Checkpoint
-from langchain_hfembed.embeddings.engines.loading import Quantization
+from langchain_hfembed.embeddings.checkpoint import Checkpoint, Quantization
 from langchain_hfembed.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 _IN_THE_FOLDER = ("onnx/model.onnx", "model.onnx")
 _FILE = "model.onnx"
-_LAYOUT_VERSION = 1  # to be raised when what is written changes: old files are then left alone
+_FILES = (_FILE, f"{_FILE}.data")
+_LAYOUT_VERSION = 2  # to be raised when what is written changes: old files are then left alone
 
 
 def find_export(checkpoint: Checkpoint, quantization: Quantization | None) -> Path:
     """The ONNX file of a checkpoint, made where there is none.
 
     Args:
-        checkpoint: The folder.
+        checkpoint: The folder. An export in it is used for float32; it would be worse in int8 than
+            what is made from the weights.
         quantization: None for float32.
 
     Raises:
         CheckpointError: If there is none, and the model is of a kind that can't be exported here.
         ImportError: If `onnx`, which is needed to make one, is not installed.
     """
-    files = (checkpoint.folder / name for name in _IN_THE_FOLDER)
-    given = next((file for file in files if file.is_file()), None)
-    if given is not None and quantization is None:
-        return given
-    version = [str(_LAYOUT_VERSION), checkpoint.content_hash]
-    if given is not None:
-        status = given.stat()
-        version += [str(status.st_size), str(status.st_mtime_ns)]
-    digest = hashlib.sha256(" ".join(version).encode()).hexdigest()[:12]
-    precision = quantization or "float32"
-    folder = cache_root() / f"{checkpoint.folder.name}-onnx-{precision}-{digest}"
+    if quantization is None:
+        for name in _IN_THE_FOLDER:
+            if (given := checkpoint.folder / name).is_file():
+                return given
+    version = f"{_LAYOUT_VERSION} {checkpoint.content_hash}"
+    digest = hashlib.sha256(version.encode()).hexdigest()[:12]
+    name = f"{_readable_name(checkpoint.folder)}-onnx-{quantization or 'float32'}-{digest}"
 
     def write(folder: Path) -> None:
-        path = folder / _FILE
+        require("onnx")
+        logger.info("exporting %s to %s, once", checkpoint.folder, cache_root() / name)
         if quantization is None:
-            _export(checkpoint, path)
-        elif given is not None:
-            _quantize(given, path)
+            _export(checkpoint, folder / _FILE)
         else:
-            source = folder / "float32.onnx"
-            _export(checkpoint, source, for_int8=True)
-            _quantize(source, path)
-            for file in folder.glob(f"{source.name}*"):
+            float32 = folder / "float32.onnx"
+            _export(checkpoint, float32, for_int8=True)
+            _quantize(float32, folder / _FILE)
+            for file in folder.glob("float32*"):
                 file.unlink()
+        for file in folder.iterdir():  # onnx makes some that only their owner may read
+            file.chmod(folder.stat().st_mode & 0o666)
 
-    return _logged(folder, write) / _FILE
+    return make_folder(cache_root() / name, _FILES, write) / _FILE
 
 
-def _logged(folder: Path, write: Callable[[Path], None]) -> Path:
-    if not (folder / _FILE).is_file():
-        logger.info("exporting to %s, once", folder)
-    return make_folder(folder, [_FILE], write)
+def require(package: str) -> None:
+    """Raise ImportError, saying what to install, if a package of the extra is missing."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f'engine="onnx" needs the package {package}: pip install "langchain-hfembed[onnx]"'
+        ) from error
+
+
+def _readable_name(folder: Path) -> str:
+    """Of the model; in the Hub's cache a folder is named after its commit."""
+    if folder.parent.name == "snapshots":
+        return folder.parents[1].name.removeprefix("models--")
+    return folder.name
 
 
 def _export(checkpoint: Checkpoint, path: Path, *, for_int8: bool = False) -> None:
-    _require_onnx()
     from langchain_hfembed.embeddings.engines.bert import Affine, Bert, is_bert
     from langchain_hfembed.embeddings.engines.heads import read_heads
     from langchain_hfembed.embeddings.engines.onnx_graph import save_graph
-    from langchain_hfembed.embeddings.engines.torch_engine import load_model
+    from langchain_hfembed.embeddings.engines.pretrained import load_model
 
     model = load_model(checkpoint)
     if not is_bert(model):
         raise CheckpointError(
             f"{checkpoint.folder} holds a model of type {model.config.model_type!r}, which can't "
-            'be exported here. Export it with "optimum-cli export onnx --task feature-extraction" '
-            f'to {checkpoint.folder / _IN_THE_FOLDER[0]}, or take engine="torch"'
+            'be exported here. For float32, export it with "optimum-cli export onnx --task '
+            f'feature-extraction" to {checkpoint.folder / _IN_THE_FOLDER[0]}; or take '
+            'engine="torch"'
         )
     sparse_head, colbert_head = read_heads(checkpoint.folder, model.config.hidden_size)
     save_graph(
@@ -86,14 +95,16 @@ def _export(checkpoint: Checkpoint, path: Path, *, for_int8: bool = False) -> No
 
 def _quantize(source: Path, path: Path) -> None:
     """Weights in 8 bits, a scale a column; what they are multiplied with, at run time."""
-    _require_onnx()
     from onnx import TensorProto
     from onnxruntime.quantization import quantize_dynamic
+
+    from langchain_hfembed.embeddings.engines.onnx_graph import HEAD_PRODUCTS
 
     quantize_dynamic(
         source,
         path,
         op_types_to_quantize=["MatMul"],
+        nodes_to_exclude=list(HEAD_PRODUCTS),
         per_channel=True,
         # 7 bits: with 8, sums overflow on processors without VNNI.
         reduce_range=True,
@@ -101,13 +112,3 @@ def _quantize(source: Path, path: Path) -> None:
         # Of tensors whose type can't be inferred, behind Microsoft's operators.
         extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )
-
-
-def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401 -- whether it can be imported is the question
-    except ImportError as error:
-        raise ImportError(
-            'to export a model, engine="onnx" needs the package onnx: '
-            'pip install "langchain-hfembed[onnx]"'
-        ) from error

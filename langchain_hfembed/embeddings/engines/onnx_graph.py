@@ -14,6 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from langchain_hfembed.embeddings.engines.bert import Affine, Bert, Layer
 
 _MICROSOFT = "com.microsoft"
+HEAD_PRODUCTS = ("token_weights_product", "token_vectors_product")
+"""The nodes of the heads, small and better left in float32."""
+
 _OPSET, _IR_VERSION = 20, 9  # of 2023; every ONNX Runtime since 1.17 reads them
 
 
@@ -55,9 +58,11 @@ def save_graph(
         states = graph.layer(states, layer, bert)
     graph.add("Identity", states, output="states")
     heads = {"token_weights": sparse_head, "token_vectors": colbert_head}
-    for name, head in heads.items():  # as Gemm, which is not quantised: they are small
-        weights = graph.constant(head.weight), graph.constant(head.bias)
-        graph.add("Gemm", "states", *weights, transB=1, output=name)
+    for name, head in heads.items():
+        product = graph.add(
+            "MatMul", "states", graph.constant(head.weight.T), output=f"{name}_product"
+        )
+        graph.add("Add", product, graph.constant(head.bias), output=name)
     widths = {"states": bert.hidden} | {name: len(head.bias) for name, head in heads.items()}
     proto = helper.make_model(
         helper.make_graph(
@@ -114,9 +119,7 @@ class _Graph:
         outputs: Sequence[str],
         attributes: dict[str, Any],
     ) -> None:
-        self.nodes.append(
-            helper.make_node(operator, inputs, outputs, f"node_{len(self.nodes)}", **attributes)
-        )
+        self.nodes.append(helper.make_node(operator, inputs, outputs, outputs[0], **attributes))
 
     def norm(self, states: str, affine: Affine, epsilon: float) -> str:
         weights = self.constant(affine.weight), self.constant(affine.bias)
@@ -132,7 +135,7 @@ class _Graph:
         return self.add("Add", product, self.constant(affine.bias))
 
     def row_scales(self, states: str) -> str:
-        last_axis = self.constant(np.array([-1]))
+        last_axis = self.constant(np.array([-1], np.int64))
         largest = self.add("ReduceMax", self.add("Abs", states), last_axis, keepdims=1)
         return self.add("Max", largest, self.constant(np.array(1e-6, np.float32)))
 
@@ -152,7 +155,7 @@ class _Graph:
         """
         padded = self.add("Gather", query_key_value, "places")
         three = [f"{part}_{len(self.nodes)}" for part in ("query", "key", "value")]
-        sizes = self.constant(np.full(3, bert.hidden))
+        sizes = self.constant(np.full(3, bert.hidden, np.int64))
         self._add("Split", [padded, sizes], three, {"axis": -1})
 
         def branch(name: str, *inputs: str) -> Any:
@@ -169,5 +172,5 @@ class _Graph:
             then_branch=branch("masked", *three, "", "lengths"),
             else_branch=branch("unmasked", *three),
         )
-        flat = self.add("Reshape", attended, self.constant(np.array([-1, bert.hidden])))
+        flat = self.add("Reshape", attended, self.constant(np.array([-1, bert.hidden], np.int64)))
         return self.add("Gather", flat, "rows")

@@ -6,11 +6,13 @@ On a CPU the weights lie as oneDNN's kernels read them, with GELU in the same pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import embedding, gelu, linear, scaled_dot_product_attention
 
@@ -44,13 +46,12 @@ class PackedEncoder(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Hidden states of all tokens, shape `(tokens, hidden_size)`."""
         device = self.words.device
-        ids = torch.from_numpy(batch.ids).to(device)
-        positions = torch.from_numpy(position_ids(batch, self.first_position)).to(device)
+        ids = on_device(batch.ids, device)
+        positions = on_device(position_ids(batch, self.first_position), device)
+        # A GPU is slower to be called than to compute: one call for all texts, padding and all.
+        attend = attention_among(batch, self.heads, device, padded=device.type != "cpu")
         states: torch.Tensor = embedding(ids, self.words) + embedding(positions, self.positions)
         states = self.norm(states)
-        lengths = batch.lengths.tolist()
-        # A GPU is slower to be called than to compute: one call for all texts, padding and all.
-        attend = attention_among(lengths, self.heads, device, padded=device.type != "cpu")
         for layer in self.layers:
             states = layer(states, attend)
         return states
@@ -120,13 +121,19 @@ def _norm(affine: Affine, epsilon: float) -> nn.LayerNorm:
     return norm.to(affine.weight).requires_grad_(False)
 
 
-def attention_among(
-    lengths: Sequence[int], heads: int, device: torch.device, *, padded: bool
-) -> Attend:
+def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array as a tensor; on a CUDA device without waiting for what is computed there."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def attention_among(batch: Batch, heads: int, device: torch.device, *, padded: bool) -> Attend:
     """Self-attention among the tokens of each text.
 
     Args:
-        lengths: Tokens of each text, shape `(n,)`.
+        batch: The texts.
         heads: Of the attention.
         device: Where the states are.
         padded: Pad all texts to one length, and compute them at once; otherwise only neighbours
@@ -136,60 +143,29 @@ def attention_among(
         From queries, keys and values side by side, shape `(tokens, 3 * hidden)`, to `(tokens,
         hidden)`.
     """
+    runs = [(len(list(texts)), length) for length, texts in groupby(batch.lengths.tolist())]
+    if len(runs) == 1:
+        return lambda states: _attend(states, runs[0], heads)
     if not padded:
-        return lambda states: _attend_by_length(states, lengths, heads)
-    longest = max(lengths)
-    is_token = torch.arange(longest) < torch.tensor(lengths)[:, None]
-    rows = is_token.flatten().nonzero().squeeze(1).to(device)
-    mask = None if min(lengths) == longest else is_token[:, None, None].to(device)
-    return lambda states: _attend_padded(states, rows, mask, (len(lengths), longest), heads)
-
-
-def _attend_by_length(states: torch.Tensor, lengths: Sequence[int], heads: int) -> torch.Tensor:
-    runs = [(length, len(list(texts))) for length, texts in groupby(lengths)]
-    parts = torch.split(states, [length * count for length, count in runs])
-    attended = [
-        _attend(part, (count, length), heads)
-        for part, (length, count) in zip(parts, runs, strict=True)
-    ]
-    return attended[0] if len(attended) == 1 else torch.cat(attended)
-
-
-def _attend_padded(
-    states: torch.Tensor,
-    rows: torch.Tensor,
-    mask: torch.Tensor | None,
-    shape: tuple[int, int],
-    heads: int,
-) -> torch.Tensor:
-    padded = states.new_zeros(shape[0] * shape[1], states.shape[1]).index_copy_(0, rows, states)
-    return _attend(padded, shape, heads, mask)[rows]
+        sizes = [count * length for count, length in runs]
+        return lambda states: torch.cat(
+            [
+                _attend(part, run, heads)
+                for part, run in zip(torch.split(states, sizes), runs, strict=True)
+            ]
+        )
+    is_token = batch.is_token
+    places = on_device(batch.places.ravel(), device)
+    rows = on_device(np.flatnonzero(is_token), device)
+    mask = on_device(is_token, device)[:, None, None]
+    count, longest = is_token.shape
+    return lambda states: _attend(states[places], (count, longest), heads, mask)[rows]
 
 
 def _attend(
     states: torch.Tensor, shape: tuple[int, int], heads: int, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
+    """Of so many texts of one length."""
     query, key, value = states.view(*shape, 3, heads, -1).permute(2, 0, 3, 1, 4)
     attended = scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return attended.transpose(1, 2).reshape(shape[0] * shape[1], -1)
-
-
-class PaddedEncoder(nn.Module):
-    """Any other model of transformers, which takes padding, under the same call."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        tables = sum(weight.numel() for weight in model.embeddings.parameters())
-        self.flops_a_token = 2 * (model.num_parameters() - tables)
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Hidden states of all tokens, shape `(tokens, hidden_size)`."""
-        lengths = torch.from_numpy(batch.lengths)
-        is_token = torch.arange(int(lengths.max())) < lengths[:, None]
-        ids = torch.full(is_token.shape, self.model.config.pad_token_id or 0)
-        ids[is_token] = torch.from_numpy(batch.ids)
-        is_token = is_token.to(self.model.device)
-        output = self.model(ids.to(self.model.device), attention_mask=is_token.long())
-        states: torch.Tensor = output.last_hidden_state[is_token]
-        return states

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +13,18 @@ from torch import nn
 
 from langchain_hfembed.embeddings.checkpoint import Checkpoint, Dtype
 from langchain_hfembed.embeddings.engines import processor
-from langchain_hfembed.embeddings.engines.base import Batch, BatchOutput
+from langchain_hfembed.embeddings.engines.base import (
+    Batch,
+    BatchOutput,
+    is_out_of_memory,
+    max_cached_tokens,
+)
 from langchain_hfembed.embeddings.engines.bert import Bert, is_bert
 from langchain_hfembed.embeddings.engines.heads import read_heads
-from langchain_hfembed.embeddings.engines.packed import PackedEncoder, PaddedEncoder
+from langchain_hfembed.embeddings.engines.packed import PackedEncoder, on_device
+from langchain_hfembed.embeddings.engines.padded import PaddedEncoder
+from langchain_hfembed.embeddings.engines.pretrained import load_model, max_positions
 from langchain_hfembed.embeddings.tokenizer import load_tokenizer
-from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.vectors import View
 
 if TYPE_CHECKING:
@@ -26,13 +32,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of the widest intermediate states of a batch on a CPU: what its cache holds, and what the
-# allocator keeps instead of asking the system for new pages at each layer.
-_CACHED_BYTES = 12 << 20
 _GPU_TOKENS = 16_384
 # What pays for one thread more. Threads meet after each operation, and on a busy machine wait there
-# for one that has no core, some milliseconds each time: a query of a small model took 472 ms with
-# two threads and 12 with one.
+# for one that has no core: a query of a small model took up to 180 ms with two threads on two busy
+# cores, up to 16 with one; on two idle cores 6 and 7.
 _FLOPS_A_THREAD = 2e9
 
 
@@ -53,19 +56,20 @@ class TorchEngine:
     def __init__(
         self, checkpoint: Checkpoint, *, device: str | None, dtype: Dtype, normalize: bool
     ) -> None:
-        self.device = torch.device(device or _default_device())
-        self.name = str(self.device)
+        target = torch.device(device or _default_device())
         if dtype == "auto":
-            dtype = _default_dtype(self.device)
-        logger.info("loading %s on %s as %s", checkpoint.folder, self.device, dtype)
+            dtype = _default_dtype(target)
+        logger.info("loading %s on %s as %s", checkpoint.folder, target, dtype)
         model = load_model(checkpoint)
         heads = read_heads(checkpoint.folder, model.config.hidden_size)
         self.max_positions = max_positions(model)
         self.tokenizer = load_tokenizer(checkpoint.folder)
         self.pooling, self.normalize = checkpoint.pooling, normalize
-        placed = {"device": self.device, "dtype": getattr(torch, dtype)}
+        placed = {"device": target, "dtype": getattr(torch, dtype)}
         self.sparse_head, self.colbert_head = (head.to(**placed) for head in heads)
         model.to(**placed)
+        self.device = model.device  # with its number: which "cuda" means depends on the thread
+        self.device_name = str(self.device)
         self.encoder = PackedEncoder(Bert(model)) if is_bert(model) else PaddedEncoder(model)
         self.max_batch_tokens = _GPU_TOKENS
         if self.device.type == "cpu":
@@ -85,26 +89,35 @@ class TorchEngine:
         raise MemoryError
 
     def _forward(self, batch: Batch, views: Collection[View]) -> dict[str, torch.Tensor]:
+        """The outputs in float32, in which they are normalised, too."""
+        pool = self._pooling_of(batch)
         states = self.encoder(batch)
         outputs = {}
         if "dense" in views:
-            outputs["dense"] = self._scaled(self._pooled(states, batch))
+            outputs["dense"] = self._scaled(pool(states))
         if "sparse" in views:
-            outputs["token_weights"] = torch.relu(self.sparse_head(states)).squeeze(-1)
+            outputs["token_weights"] = torch.relu(self.sparse_head(states)).squeeze(-1).float()
         if "multi_vector" in views:
             outputs["token_vectors"] = self._scaled(self.colbert_head(states))
-        return {name: tensor.float() for name, tensor in outputs.items()}
+        return outputs
 
-    def _pooled(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _pooling_of(self, batch: Batch) -> Callable[[torch.Tensor], torch.Tensor]:
+        """From states of tokens to one a text; before the encoder runs, for which it would wait."""
         if self.pooling == "cls":
-            return states[torch.from_numpy(batch.starts).to(self.device)]
-        lengths = torch.from_numpy(batch.lengths).to(self.device)
-        text = torch.arange(len(lengths), device=self.device).repeat_interleave(lengths)
-        # float32, as FlagEmbedding has it: the sum over 8,192 tokens can exceed float16.
-        sums = torch.zeros(len(lengths), states.shape[1], device=self.device)
-        return sums.index_add_(0, text, states.float()) / lengths[:, None]
+            starts = on_device(batch.starts, self.device)
+            return lambda states: states[starts]
+        texts, lengths = on_device(batch.texts, self.device), on_device(batch.lengths, self.device)
+
+        def mean(states: torch.Tensor) -> torch.Tensor:
+            # float32, as FlagEmbedding has it: the sum over 8,192 tokens can exceed float16.
+            shape = len(lengths), states.shape[1]
+            sums = torch.zeros(shape, dtype=torch.float32, device=self.device)
+            return sums.index_add_(0, texts, states.float()) / lengths[:, None]
+
+        return mean
 
     def _scaled(self, vectors: torch.Tensor) -> torch.Tensor:
+        vectors = vectors.float()
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def _read_out(self, outputs: dict[str, torch.Tensor]) -> Callable[[], BatchOutput]:
@@ -113,7 +126,9 @@ class TorchEngine:
             host, wait = {name: tensor.cpu() for name, tensor in outputs.items()}, _nothing
         else:
             host = {
-                name: torch.empty(tensor.shape, pin_memory=True).copy_(tensor, non_blocking=True)
+                name: torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(
+                    tensor, non_blocking=True
+                )
                 for name, tensor in outputs.items()
             }
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -146,37 +161,6 @@ class TorchEngine:
             torch.mps.empty_cache()
 
 
-def max_cached_tokens(config: Any) -> int:
-    """Tokens of which a CPU computes as many as possible at once, but no more."""
-    inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
-    return _CACHED_BYTES // (4 * int(inner))
-
-
-def load_model(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's encoder as transformers loads it, on the CPU in float32."""
-    from transformers import AutoModel
-
-    with _no_progress_bar():
-        model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32)
-    return model.eval().requires_grad_(False)
-
-
-def max_positions(model: Any) -> int:
-    """The most tokens a text can have; RoBERTa's family counts from `padding_idx + 1`."""
-    table = getattr(model.embeddings, "position_embeddings", None)
-    if table is None:
-        raise EmbeddingError(f"{type(model).__name__} has no table of positions; unsupported")
-    return int(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory; on a CPU and on Apple's GPUs only the text tells."""
-    phrases = ("out of memory", "can't allocate memory", "not enough memory")  # the last: Windows
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        phrase in str(error).lower() for phrase in phrases
-    )
-
-
 def _default_device() -> str:
     if torch.cuda.is_available():
         return "cuda:0"
@@ -191,17 +175,3 @@ def _default_dtype(device: torch.device) -> Dtype:
 
 def _nothing() -> None:
     pass
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Loading weights shows a bar, which lasts a moment and spoils the output of scripts."""
-    from transformers.utils import logging as transformers_logging
-
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +23,7 @@ SPECIAL = np.array([0, 2])
 class Engine:
     """Its vectors are made of the ids, its weights are them divided by ten."""
 
-    name = "nowhere"
+    device_name = "nowhere"
     max_positions = 100
 
     def __init__(self, max_batch_tokens=1000):
@@ -135,6 +137,38 @@ def test_when_one_of_several_engines_fails_the_others_end():
     with pytest.raises(RuntimeError, match="the driver is gone"):
         _encode([[1, 3]] * 10_000, failing, other, batch_size=1)
     assert len(other.events) < 10_000
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+def test_ctrl_c_ends_every_engine_at_its_batch(engines):
+    """A pool of threads would go on until all texts are done."""
+    working = [Engine() for _ in range(engines)]
+    for engine in working:
+        engine.before = lambda batch: time.sleep(0.002)
+
+    done = []
+
+    def press(count):
+        done.append(count)
+        if len(done) == 10:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        _encode([[1, 3]] * 2000, *working, batch_size=1, on_done=press)
+    assert sum(done) < 1000
+
+
+def test_progress_is_told_by_one_thread_at_a_time():
+    inside, most = [], []
+
+    def tell(count):
+        inside.append(1)
+        time.sleep(0.001)
+        most.append(len(inside))
+        inside.pop()
+
+    _encode([[1, 3]] * 40, *(Engine() for _ in range(4)), batch_size=1, on_done=tell)
+    assert max(most) == 1
 
 
 @settings(max_examples=200)

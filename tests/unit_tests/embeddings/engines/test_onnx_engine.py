@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -82,13 +83,22 @@ def test_views_that_were_not_asked_for_are_left_out(xlmr_folder):
 def test_int8_is_near_to_float32_in_every_view(minilm_folder):
     in_torch, in_onnx = _pair(minilm_folder, pooling="mean")
     int8 = in_onnx.model_copy(update={"quantization": "int8"})
-    for ours, exact in zip(
-        int8.encode_documents(TEXTS), in_torch.encode_documents(TEXTS), strict=True
-    ):
-        assert 0.96 < ours.dense @ exact.dense < 0.99999  # and not float32 after all
-        assert (ours.multi_vector * exact.multi_vector).sum(axis=1).mean() > 0.96
-        weights = exact.sparse.to_dict()
-        assert ours.sparse.to_dict() == pytest.approx(weights, abs=0.15)
+    texts = [text for text in TEXTS if text]
+    exact = in_torch.encode_documents(texts)
+    # From .9935, from .989 on average, and within .111, when this was written.
+    for ours, one in zip(int8.encode_documents(texts), exact, strict=True):
+        assert 0.99 < ours.dense @ one.dense < 0.99999  # and not float32 after all
+        assert (ours.multi_vector * one.multi_vector).sum(axis=1).mean() > 0.985
+        assert ours.sparse.to_dict() == pytest.approx(one.sparse.to_dict(), abs=0.12)
+
+
+def test_the_heads_are_not_quantised(xlmr_folder, cache):
+    BGEM3Embeddings(model=str(xlmr_folder), engine="onnx", quantization="int8").embed_query("sea")
+    [path] = cache.glob("*int8*/model.onnx")
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    products = [node.op_type for node in nodes if "states" in node.input]
+    assert products == ["MatMul", "MatMul"]
+    assert sum(node.op_type == "MatMulInteger" for node in nodes) == 2 * 4  # of two layers
 
 
 def test_int8_is_worse_with_one_scale_for_all_tokens(minilm_folder, monkeypatch):
@@ -195,30 +205,114 @@ def test_an_export_in_the_models_folder_is_used(folder, cache, exports, name, ou
     )
 
 
-def test_an_export_in_the_models_folder_is_quantised_into_the_cache(folder, cache, exports):
-    in_torch, _ = _pair(folder)
-    _save_foreign_export(folder, folder / "model.onnx", output="last_hidden_state")
+def test_int8_is_made_from_the_weights_whatever_export_there_is(folder, exports):
+    _save_foreign_export(folder, folder / "model.onnx", output="last_hidden_state", factor=2.0)
+    before = sorted(folder.iterdir())
     int8 = BGEM3Embeddings(model=str(folder), engine="onnx", quantization="int8")
-    exact, near = in_torch.embed_query("the sea"), int8.embed_query("the sea")
-    assert 0.9 < np.dot(exact, near) < 0.999999
-    assert exports == []
-    assert len(list(cache.iterdir())) == 1
+    assert len(int8.embed_query("the sea")) == 32
+    assert exports == [True]
+    assert sorted(folder.iterdir()) == before
 
 
-def test_a_missing_package_is_named_with_what_to_install(xlmr_folder, monkeypatch):
-    embeddings = BGEM3Embeddings(model=str(xlmr_folder), engine="onnx")
+@pytest.mark.parametrize("views", [("dense",), ("sparse",), ("multi_vector",)])
+def test_each_view_alone_comes_out_of_an_export_in_the_models_folder(folder, views):
+    in_torch, in_onnx = _pair(folder)
+    _save_foreign_export(folder, folder / "model.onnx", output="last_hidden_state")
+    for ours, exact in zip(
+        in_onnx.encode_documents(TEXTS, views), in_torch.encode_documents(TEXTS, views), strict=True
+    ):
+        assert ours.views == views
+        if ours.sparse is not None:
+            assert ours.sparse.to_dict() == pytest.approx(exact.sparse.to_dict(), abs=1e-5)
+        else:
+            [name] = views
+            np.testing.assert_allclose(getattr(ours, name), getattr(exact, name), atol=1e-5)
+
+
+def _save_graph(path: Path, inputs: list[str]) -> None:
+    """A graph that hands its first input on, as floats."""
+    nodes = [onnx.helper.make_node("Cast", inputs[:1], ["output"], to=onnx.TensorProto.FLOAT)]
+    info = onnx.helper.make_tensor_value_info
+    shape = ["texts", "longest"]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "other",
+        [info(name, onnx.TensorProto.INT64, shape) for name in inputs],
+        [info("output", onnx.TensorProto.FLOAT, shape)],
+    )
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+
+
+@pytest.mark.parametrize("inputs", [["input_ids"], ["input_ids", "bbox"]])
+def test_an_export_of_something_else_is_refused_with_what_it_takes_and_gives(folder, inputs):
+    _save_graph(folder / "model.onnx", inputs)
+    with pytest.raises(CheckpointError, match=f"takes {', '.join(inputs)} and gives output"):
+        BGEM3Embeddings(model=str(folder), engine="onnx").embed_query("the sea")
+
+
+@pytest.mark.parametrize("message", ["bad allocation", "Failed to allocate memory for requested"])
+def test_when_memory_runs_out_a_batch_is_halved(xlmr_folder, monkeypatch, message):
+    in_torch, in_onnx = _pair(xlmr_folder)
+    [engine] = in_onnx._engines()
+    run, sizes = engine._run, []
+
+    def refuse(batch, views):
+        sizes.append(len(batch.lengths))
+        if len(batch.lengths) > 2:
+            raise Exception(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {message}")
+        return run(batch, views)
+
+    monkeypatch.setattr(engine, "_run", refuse)
+    _assert_same(in_onnx.encode_documents(TEXTS), in_torch.encode_documents(TEXTS))
+    assert sizes[0] == len(TEXTS)
+    assert len(sizes) > 3
+
+
+def test_another_error_of_onnx_runtime_passes_through(xlmr_folder, monkeypatch):
+    in_onnx = BGEM3Embeddings(model=str(xlmr_folder), engine="onnx")
+    [engine] = in_onnx._engines()
+    monkeypatch.setattr(engine, "_first_position", 10_000_000)  # beyond the table
+    with pytest.raises(Exception, match=r"(?i)out of (data )?bounds"):
+        in_onnx.embed_query("the sea")
+
+
+def test_the_files_may_be_read_by_the_same_people_as_the_folder(xlmr_folder, cache):
+    BGEM3Embeddings(model=str(xlmr_folder), engine="onnx").embed_query("the sea")
+    [folder] = cache.iterdir()
+    for file in folder.iterdir():
+        assert file.stat().st_mode & 0o777 == folder.stat().st_mode & 0o666
+
+
+def test_a_lost_weights_file_is_made_again(xlmr_folder, cache, exports):
+    for _ in range(2):
+        BGEM3Embeddings(model=str(xlmr_folder), engine="onnx").embed_query("the sea")
+        [data] = cache.glob("*/model.onnx.data")
+        data.unlink()
+    assert exports == [False, False]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_a_missing_package_is_named_before_anything_is_made(
+    xlmr_folder, monkeypatch, exports, cache, package, quantization
+):
+    embeddings = BGEM3Embeddings(model=str(xlmr_folder), engine="onnx", quantization=quantization)
     with monkeypatch.context() as without:
-        without.setitem(sys.modules, "onnx", None)
-        with pytest.raises(ImportError, match=r'pip install "langchain-hfembed\[onnx\]"'):
+        without.setitem(sys.modules, package, None)
+        with pytest.raises(
+            ImportError, match=rf'{package}: pip install "langchain-hfembed\[onnx\]"'
+        ):
             embeddings.embed_query("the sea")
-    embeddings.embed_query("the sea")
-    embeddings._loaded.clear()
-    monkeypatch.setitem(sys.modules, "onnx", None)  # nor is it needed any more
-    embeddings.embed_query("the sea")
-    embeddings._loaded.clear()
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r'ONNX Runtime: pip install "langchain-hfembed\[onnx\]"'):
-        embeddings.embed_query("the sea")
+    assert exports == []
+    assert not cache.exists() or list(cache.iterdir()) == []
+    assert len(embeddings.embed_query("the sea")) == 32
+
+
+def test_onnx_is_needed_to_export_and_no_more(xlmr_folder, monkeypatch):
+    BGEM3Embeddings(model=str(xlmr_folder), engine="onnx").embed_query("the sea")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    BGEM3Embeddings(model=str(xlmr_folder), engine="onnx").embed_query("the sea")
 
 
 def test_a_model_that_cannot_be_exported_is_named_with_what_to_do(folder, cache):

@@ -24,9 +24,9 @@ from langchain_hfembed.embeddings.engines.base import Batch
 from langchain_hfembed.embeddings.engines.bert import Bert, first_position, is_bert, position_ids
 from langchain_hfembed.embeddings.engines.packed import (
     PackedEncoder,
-    PaddedEncoder,
     attention_among,
 )
+from langchain_hfembed.embeddings.engines.padded import PaddedEncoder
 
 FAMILIES = {
     "bert": (BertConfig, BertModel),
@@ -108,9 +108,10 @@ def test_other_precisions_give_nearly_the_same(dtype):
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6))
 def test_attention_with_padding_is_attention_without_it(lengths):
     """The one is for GPUs, the other for CPUs."""
+    batch = _batch(lengths)
     states = torch.randn(sum(lengths), 24, generator=torch.Generator().manual_seed(0))
     one, other = (
-        attention_among(lengths, 2, torch.device("cpu"), padded=padded)(states)
+        attention_among(batch, 2, torch.device("cpu"), padded=padded)(states)
         for padded in (True, False)
     )
     torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)

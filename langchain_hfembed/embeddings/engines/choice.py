@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-from langchain_hfembed.embeddings.checkpoint import Checkpoint, Dtype
+from langchain_hfembed.embeddings.checkpoint import Checkpoint, Dtype, EngineName, Quantization
 from langchain_hfembed.embeddings.engines.base import Engine
-
-EngineName = Literal["torch", "onnx"]
-Quantization = Literal["int8"]
 
 
 def check_settings(
