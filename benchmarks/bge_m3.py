@@ -112,7 +112,9 @@ def make_contestants(
     dense = _sentence_transformer(checkpoint, arguments)
     yield Contestant("sentence-transformers, dense only", dense.encode, _FEW)
     yield Contestant("torch", ours.encode_documents)
-    yield Contestant("torch, dense only", lambda texts: ours.encode_documents(texts, ["dense"]))
+    yield Contestant(
+        "torch, dense only", lambda texts: ours.encode_documents(texts, ["dense"]), _FEW
+    )
     if arguments.device == "cpu":
         if computes_bfloat16():
             half = ours.model_copy(update={"dtype": "bfloat16"})

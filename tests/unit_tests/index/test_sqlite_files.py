@@ -436,6 +436,21 @@ def test_an_empty_file_is_a_new_index(tmp_path: Path) -> None:
     assert everything_in(path)["ids"] == ["a"]
 
 
+def test_a_new_file_has_pages_of_16_kb_and_one_of_4_kb_still_opens(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    SQLiteIndex(path).close()
+    assert int.from_bytes(path.read_bytes()[16:18], "big") == 16_384
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in ("journal_mode = DELETE", "page_size = 4096"):
+            connection.execute(f"PRAGMA {statement}")
+        connection.execute("VACUUM")
+    assert int.from_bytes(path.read_bytes()[16:18], "big") == 4096
+    with SQLiteIndex(path) as index:
+        index.upsert(records(ENCODER, TEXTS))
+        assert index.count() == len(TEXTS)
+        assert index.candidates(QUERY, 100)
+
+
 def test_folders_on_the_way_to_the_file_are_made(tmp_path: Path) -> None:
     path = tmp_path / "a folder" / "폴더" / "in?dex#1.db"
     index = SQLiteIndex(path)
