@@ -278,7 +278,7 @@ def _refuse_foreign(path: Path) -> None:
         with closing(sqlite3.connect(uri, uri=True)) as probe:
             application, version = _pragma(probe, "application_id"), _pragma(probe, "user_version")
     except sqlite3.Error as error:
-        if Path(f"{path}-wal").exists():
+        if any(Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-journal")):
             return  # a process was killed while it wrote here; SQLite mends that when it opens it
         raise HybridIndexError(
             f"{path} is not an index ({error}). It was not touched; give another path"

@@ -516,6 +516,25 @@ def test_a_process_killed_while_it_writes_the_log_back_loses_nothing(tmp_path: P
         assert len(store.search("text 7", k=120)) == 120
 
 
+def test_a_process_killed_while_it_makes_the_file_leaves_one_that_opens(tmp_path: Path) -> None:
+    """Its tables are written before the first page, which says that it is a database."""
+    making, path = tmp_path / "making.db", tmp_path / "index.db"
+    with closing(sqlite3.connect(making, isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE half (made TEXT)")
+        connection.executemany("INSERT INTO half VALUES (?)", [("x" * 4000,)] * 50)
+        path.write_bytes(making.read_bytes())
+        path.with_name("index.db-journal").write_bytes(
+            making.with_name("making.db-journal").read_bytes()
+        )
+    assert len(path.read_bytes()) > 4096
+    assert not path.read_bytes().startswith(b"SQLite")
+    with SQLiteIndex(path) as index:
+        index.upsert(batch(0))
+        assert index.count() == SIZE
+
+
 # Killed while it compacts or migrates ------------------------------------------------------------
 
 
