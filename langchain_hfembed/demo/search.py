@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from langchain_core.documents import Document
 from tqdm.auto import tqdm
@@ -58,18 +59,19 @@ def demo_queries() -> list[DemoQuery]:
     ]
 
 
-def demo_embeddings(cache_folder: str | Path | None = None) -> BGEM3Embeddings:
+def demo_embeddings(cache_folder: str | Path | None = None, **settings: Any) -> BGEM3Embeddings:
     """The demo model, ready to use; its folder is built on first use.
 
     Args:
         cache_folder: See `demo_model_folder`.
+        **settings: Of `BGEM3Embeddings`, such as `engine="onnx"`.
     """
-    return BGEM3Embeddings(
-        model_name=str(demo_model_folder(cache_folder)),
-        query_instruction=QUERY_INSTRUCTION,
-        document_instruction=DOCUMENT_INSTRUCTION,
-        max_length=512,
-    )
+    its_own: dict[str, Any] = {
+        "query_instruction": QUERY_INSTRUCTION,
+        "document_instruction": DOCUMENT_INSTRUCTION,
+        "max_length": 512,
+    }
+    return BGEM3Embeddings(model_name=str(demo_model_folder(cache_folder)), **its_own | settings)
 
 
 def demo_store(

@@ -73,7 +73,8 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
         engine: What runs the model: `"torch"`, or ONNX Runtime, `"onnx"`, which answers single
             queries faster. The model is exported once, into the cache (`HFEMBED_CACHE`); an export
             in its folder is used.
-        quantization: `"int8"` for 8-bit arithmetic with `engine="onnx"`: faster, and less exact.
+        quantization: `"int8"` for 8-bit arithmetic with `engine="onnx"`: faster, and less exact; a
+            text's vectors then depend a little on the others of its batch (cosine about .998).
         batch_size: Texts a forward pass, at most; the longer they are, the fewer, and when
             memory runs out a batch is halved.
         max_length: Tokens a document is cut at, also cut at the positions of the model.
@@ -307,7 +308,8 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
             warn(
                 f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens (the "
                 f"longest has {max(too_long)}) and were cut there. Split them, or raise max_length "
-                "where the model has more positions. This is said once"
+                "(of queries, query_max_length) where the model has more positions. This is said "
+                "once"
             )
         return [engine.tokenizer.cut(ids, limit) for ids in token_ids]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from langchain_hfembed.embeddings.checkpoint import Checkpoint, Dtype, EngineName, Quantization
 from langchain_hfembed.embeddings.engines.base import Engine
@@ -17,8 +18,12 @@ def check_settings(
     """Refuse what an engine has not.
 
     Raises:
-        ValueError: If settings contradict each other.
+        ValueError: If there is no such setting, or settings contradict each other.
     """
+    # Copies with other settings come here unchecked.
+    for name, value, choice in (("engine", engine, EngineName), ("dtype", dtype, Dtype)):
+        if value not in get_args(choice):
+            raise ValueError(f"{name}={value!r} is none of {', '.join(get_args(choice))}")
     if not devices:
         raise ValueError("device=[] names no device; None takes the first GPU, else the CPU")
     if engine == "torch":
@@ -27,12 +32,13 @@ def check_settings(
         return
     if any(device not in (None, "cpu") for device in devices) or len(devices) > 1:
         raise ValueError(
-            f'engine="onnx" runs on the CPU, not on device={list(devices)!r}; engine="torch" '
-            "runs on GPUs"
+            f'engine="onnx" takes one device, "cpu", not {", ".join(map(str, devices))}; '
+            'engine="torch" runs on GPUs'
         )
     if dtype not in ("auto", "float32"):
         raise ValueError(
-            f'engine="onnx" computes in float32, not dtype={dtype!r}; quantization="int8" is faster'
+            f'engine="onnx" computes in float32: leave out dtype={dtype!r}. quantization="int8" '
+            "is faster"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,8 @@ from langchain_hfembed.embeddings.engines.onnx_export import find_export, requir
 from langchain_hfembed.embeddings.tokenizer import load_tokenizer
 from langchain_hfembed.errors import CheckpointError
 from langchain_hfembed.vectors import FloatArray, View
+
+logger = logging.getLogger(__name__)
 
 # What exporters call the states of all tokens, and what they may ask for.
 _STATES = ("last_hidden_state", "token_embeddings", "hidden_states")
@@ -166,10 +169,20 @@ def _open(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # which heeds what the process may use
-    return onnxruntime.InferenceSession(
-        path,
-        options,
-        providers=["CPUExecutionProvider"],
-        # The fused operator takes four times as long as an addition and a norm.
-        disabled_optimizers=["SkipLayerNormFusion"],
-    )
+    logger.info("loading %s on %d threads", path, options.intra_op_num_threads)
+    try:
+        return onnxruntime.InferenceSession(
+            path,
+            options,
+            providers=["CPUExecutionProvider"],
+            # The fused operator takes four times as long as an addition and a norm.
+            disabled_optimizers=["SkipLayerNormFusion"],
+        )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"{path} can't be read as an ONNX model: {str(error).strip()}. Remove the folder "
+            f"{path.parent} if it is in the cache, or the file if it came with the model, and it "
+            "is made again"
+        ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from langchain_hfembed.cache import cache_root, make_folder
 from langchain_hfembed.embeddings.checkpoint import Checkpoint, Quantization
-from langchain_hfembed.errors import CheckpointError
+from langchain_hfembed.errors import CheckpointError, EmbeddingError
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ def find_export(checkpoint: Checkpoint, quantization: Quantization | None) -> Pa
 
     Raises:
         CheckpointError: If there is none, and the model is of a kind that can't be exported here.
+        EmbeddingError: If the cache can't be written to.
         ImportError: If `onnx`, which is needed to make one, is not installed.
     """
     if quantization is None:
@@ -53,7 +54,15 @@ def find_export(checkpoint: Checkpoint, quantization: Quantization | None) -> Pa
         for file in folder.iterdir():  # onnx makes some that only their owner may read
             file.chmod(folder.stat().st_mode & 0o666)
 
-    return make_folder(cache_root() / name, _FILES, write) / _FILE
+    try:
+        return make_folder(cache_root() / name, _FILES, write) / _FILE
+    except OSError as error:
+        if error.errno is None:  # not the system's, but transformers'
+            raise
+        raise EmbeddingError(
+            f"the export of {checkpoint.folder} can't be written to {cache_root()}: {error}. Set "
+            "HFEMBED_CACHE to a folder that can be written to, with room for the model twice"
+        ) from error
 
 
 def require(package: str) -> None:

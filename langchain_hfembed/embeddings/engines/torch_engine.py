@@ -51,12 +51,13 @@ class TorchEngine:
 
     Raises:
         CheckpointError: If a head does not fit the model.
+        ValueError: If the device can't be used here.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, *, device: str | None, dtype: Dtype, normalize: bool
     ) -> None:
-        target = torch.device(device or _default_device())
+        target = _usable(device or _default_device())
         if dtype == "auto":
             dtype = _default_dtype(target)
         logger.info("loading %s on %s as %s", checkpoint.folder, target, dtype)
@@ -159,6 +160,20 @@ class TorchEngine:
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
             torch.mps.empty_cache()
+
+
+def _usable(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    # Of a build without it AssertionError, of one that finds none RuntimeError.
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"device={name!r} can't be used here: {reason}. Leave it out for the first GPU, else "
+            'the CPU, or give one that there is, such as "cpu"'
+        ) from error
+    return device
 
 
 def _default_device() -> str:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from langchain_hfembed import BGEM3Embeddings, CheckpointError
+from langchain_hfembed import BGEM3Embeddings, CheckpointError, EmbeddingError
 from langchain_hfembed.embeddings.engines import onnx_export
 from tests.checkpoints import build_xlm_roberta_checkpoint
 
@@ -282,6 +282,21 @@ def test_the_files_may_be_read_by_the_same_people_as_the_folder(xlmr_folder, cac
     [folder] = cache.iterdir()
     for file in folder.iterdir():
         assert file.stat().st_mode & 0o777 == folder.stat().st_mode & 0o666
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
+def test_a_damaged_export_is_named_with_what_to_do(xlmr_folder, cache, name):
+    BGEM3Embeddings(model=str(xlmr_folder), engine="onnx").embed_query("the sea")
+    [file] = cache.glob(f"*/{name}")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=f"{file.parent}.*Remove the folder.*is made again"):
+        BGEM3Embeddings(model=str(xlmr_folder), engine="onnx").embed_query("the sea")
+
+
+def test_a_cache_that_cannot_be_written_to_is_named_with_what_to_do(xlmr_folder, cache):
+    cache.write_text("a file")
+    with pytest.raises(EmbeddingError, match=f"{cache}.*Set HFEMBED_CACHE"):
+        BGEM3Embeddings(model=str(xlmr_folder), engine="onnx").embed_query("the sea")
 
 
 def test_a_lost_weights_file_is_made_again(xlmr_folder, cache, exports):

@@ -124,8 +124,8 @@ def test_whether_a_processor_has_bfloat16_is_what_it_says_of_itself(real_process
     [
         ({"device": []}, "names no device"),
         ({"quantization": "int8"}, 'needs engine="onnx"'),
-        ({"engine": "onnx", "device": "cuda:0"}, "runs on the CPU"),
-        ({"engine": "onnx", "device": ["cpu", "cpu"]}, "runs on the CPU"),
+        ({"engine": "onnx", "device": "cuda:0"}, 'one device, "cpu", not cuda:0'),
+        ({"engine": "onnx", "device": ["cpu", "cpu"]}, 'one device, "cpu", not cpu, cpu'),
         ({"engine": "onnx", "dtype": "float16"}, "computes in float32"),
     ],
 )
@@ -158,6 +158,19 @@ def test_a_model_with_other_layers_gives_what_transformers_gives(xlmr_folder, tm
         with torch.no_grad():
             states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state
         np.testing.assert_allclose(vector, states[0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"engine": "onxx"}, {"dtype": "float64"}])
+def test_a_copy_with_a_setting_that_there_is_not_is_refused(embeddings, settings):
+    [(name, value)] = settings.items()
+    with pytest.raises(ValueError, match=f"{name}='{value}' is none of"):
+        embeddings.model_copy(update=settings).embed_query("the sea")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "xpu:99"])
+def test_a_device_that_there_is_not_is_named(xlmr_folder, device):
+    with pytest.raises(ValueError, match=f"device='{device}' can't be used here"):
+        BGEM3Embeddings(model=str(xlmr_folder), device=device).embed_query("the sea")
 
 
 @pytest.mark.slow
