@@ -329,11 +329,16 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="a model id or folder; the demo model if absent")
     parser.add_argument("--pooling", choices=("cls", "mean"), help="if the checkpoint has none")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", help="float32 on a CPU, float16 on a GPU, unless given")
-    parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cases", nargs="+", help="some of them, such as short-1 long-300")
+    parser.add_argument("--device", default="cpu", help="of all but the ONNX engines (%(default)s)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="float32 on a CPU, float16 on a GPU, unless given",
+    )
+    parser.add_argument("--max-length", type=int, default=512, help="tokens a text (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each case (%(default)s)")
+    cases = [f"{kind}-{count}" for kind, count in _CASES]
+    parser.add_argument("--cases", nargs="+", choices=cases, metavar="CASE", help=", ".join(cases))
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     arguments = parser.parse_args()
     arguments.dtype = arguments.dtype or ("float32" if arguments.device == "cpu" else "float16")

@@ -135,9 +135,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="a model id or folder; the demo model if absent")
     parser.add_argument("--pooling", choices=("cls", "mean"), help="if the checkpoint has none")
-    parser.add_argument("--texts", type=int, default=1024)
-    parser.add_argument("--memory-texts", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--texts", type=int, default=1024, help="to store (%(default)s)")
+    parser.add_argument(
+        "--memory-texts", type=int, default=10_000, help="to encode at once (%(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="of storing (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     return parser.parse_args()
 

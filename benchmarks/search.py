@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from benchmarks.machine import processor
 from langchain_hfembed.fusion import Fusion, WeightedSum
 from langchain_hfembed.hits import find
 from langchain_hfembed.index.base import HybridIndex, IndexRecord
@@ -85,7 +86,11 @@ def _measure(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     return {
         "documents": arguments.documents,
         "independent": arguments.independent,
-        "machine": {"cores": multiprocessing.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "processor": processor(),
+            "cores": multiprocessing.cpu_count(),
+            "python": platform.python_version(),
+        },
         "versions": {name: version(name) for name in ("numpy", "scipy")}
         | ({"qdrant-edge-py": version("qdrant-edge-py")} if "Qdrant Edge" in paths else {}),
         "engines": {
@@ -267,6 +272,8 @@ def _bytes(path: Path) -> int:
 
 
 def _print(report: dict[str, Any]) -> None:
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    print(f"{report['machine']['processor']}, Python {report['machine']['python']}, {versions}")
     print(
         f"{report['documents']:,} documents: dense {_DENSE}, about {_WEIGHTS} sparse weights, "
         f"{_TOKENS} token vectors of {_TOKEN_DIM}; {report['machine']['cores']} cores"
