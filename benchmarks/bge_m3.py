@@ -41,6 +41,7 @@ _CASES = [
     *((kind, count) for count in (1, 32, 128) for kind in ("short", "long", "mixed")),
     *(("short", 2000), ("long", 300)),
 ]
+_ON_REQUEST = [("long", 2000), ("mixed", 2000)]  # an hour each
 _FEW = 128  # texts, up to which those take part that are slow or of one view
 _ROOT = Path(__file__).parents[1]
 
@@ -89,8 +90,8 @@ def main() -> None:
     }
     _print_machine(machine, arguments)
     reports = []
-    for kind, count in _CASES:
-        if arguments.cases and f"{kind}-{count}" not in arguments.cases:
+    for kind, count in _CASES + _ON_REQUEST:
+        if f"{kind}-{count}" not in arguments.cases:
             continue
         drawn = texts.draw(kind, count if count > 1 else 30)
         reports.append(measure(drawn, count, contestants, checkpoint, arguments))
@@ -337,8 +338,17 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--max-length", type=int, default=512, help="tokens a text (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="of each case (%(default)s)")
-    cases = [f"{kind}-{count}" for kind, count in _CASES]
-    parser.add_argument("--cases", nargs="+", choices=cases, metavar="CASE", help=", ".join(cases))
+    cases, on_request = (
+        [f"{kind}-{count}" for kind, count in pairs] for pairs in (_CASES, _ON_REQUEST)
+    )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        choices=cases + on_request,
+        default=cases,
+        metavar="CASE",
+        help=f"{', '.join(cases)}; if asked for, {', '.join(on_request)}",
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     arguments = parser.parse_args()
     arguments.dtype = arguments.dtype or ("float32" if arguments.device == "cpu" else "float16")
