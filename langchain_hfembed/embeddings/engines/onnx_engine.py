@@ -76,7 +76,7 @@ class OnnxEngine:
         try:
             run = self._run if self._is_ours else self._run_other
             states, weights, vectors = run(batch, views)
-        except Exception as error:
+        except _failures() as error:
             if not is_out_of_memory(error):
                 raise
             raise MemoryError from error
@@ -164,6 +164,21 @@ def _linear(states: FloatArray, head: tuple[FloatArray, FloatArray]) -> FloatArr
     return product
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises; its errors have no common base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+
+
 def _open(path: Path) -> Any:
     import onnxruntime
 
@@ -178,7 +193,7 @@ def _open(path: Path) -> Any:
             # The fused operator takes four times as long as an addition and a norm.
             disabled_optimizers=["SkipLayerNormFusion"],
         )
-    except Exception as error:
+    except _failures() as error:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(

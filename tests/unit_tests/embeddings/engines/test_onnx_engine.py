@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from langchain_hfembed import BGEM3Embeddings, CheckpointError, EmbeddingError
 from langchain_hfembed.embeddings.engines import onnx_export
@@ -260,7 +261,7 @@ def test_when_memory_runs_out_a_batch_is_halved(xlmr_folder, monkeypatch, messag
     def refuse(batch, views):
         sizes.append(len(batch.lengths))
         if len(batch.lengths) > 2:
-            raise Exception(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {message}")
+            raise RuntimeException(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {message}")
         return run(batch, views)
 
     monkeypatch.setattr(engine, "_run", refuse)
