@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
     from langchain_hfembed.embeddings.local_multi_vector import HuggingFaceMultiVectorEmbeddings
     from langchain_hfembed.embeddings.local_sparse import HuggingFaceSparseEmbeddings
+    from langchain_hfembed.embeddings.sagemaker import SageMakerEndpointEmbeddings
     from langchain_hfembed.errors import (
         AuthenticationError,
         CheckpointError,
@@ -58,6 +59,7 @@ _HOMES = {
     "embeddings.local": ("HuggingFaceEmbeddings",),
     "embeddings.local_multi_vector": ("HuggingFaceMultiVectorEmbeddings",),
     "embeddings.local_sparse": ("HuggingFaceSparseEmbeddings",),
+    "embeddings.sagemaker": ("SageMakerEndpointEmbeddings",),
     "errors": (
         "AuthenticationError",
         "CheckpointError",
@@ -126,6 +128,7 @@ __all__ = [
     "RateLimitError",
     "ReciprocalRankFusion",
     "SQLiteIndex",
+    "SageMakerEndpointEmbeddings",
     "Scores",
     "SparseVector",
     "TokenMatch",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
     from langchain_hfembed.embeddings.local_multi_vector import HuggingFaceMultiVectorEmbeddings
     from langchain_hfembed.embeddings.local_sparse import HuggingFaceSparseEmbeddings
+    from langchain_hfembed.embeddings.sagemaker import SageMakerEndpointEmbeddings
 
 _HOME_OF = {
     "BGEM3Embeddings": "bge_m3",
@@ -23,6 +24,7 @@ _HOME_OF = {
     "HuggingFaceEndpointSparseEmbeddings": "endpoint_sparse",
     "HuggingFaceMultiVectorEmbeddings": "local_multi_vector",
     "HuggingFaceSparseEmbeddings": "local_sparse",
+    "SageMakerEndpointEmbeddings": "sagemaker",
     "embeddings_from_env": "env",
 }
 
@@ -34,6 +36,7 @@ __all__ = [
     "HuggingFaceEndpointSparseEmbeddings",
     "HuggingFaceMultiVectorEmbeddings",
     "HuggingFaceSparseEmbeddings",
+    "SageMakerEndpointEmbeddings",
     "embeddings_from_env",
 ]
 

@@ -28,6 +28,7 @@ from langchain_hfembed.embeddings.model_kind import kind_of
 from langchain_hfembed.embeddings.single_view import SingleView, no_dense_view
 from langchain_hfembed.embeddings.sparse_adapters import SparseAdapters
 from langchain_hfembed.errors import EmbeddingError, InvalidInputError, InvalidResponseError
+from langchain_hfembed.http.base_client import RemoteClient
 from langchain_hfembed.http.client import EndpointClient
 from langchain_hfembed.vectors import HybridEmbedding, PerView, View, check_views
 
@@ -188,7 +189,7 @@ class ComposedEncoder(Embeddings, SparseAdapters):
         """Close the parts' connections and processes; a later call opens them again."""
         for _, part in self._parts.present():
             model = _model_of(part)
-            if isinstance(model, (EndpointClient, LocalBase, ComposedEncoder)):
+            if isinstance(model, (RemoteClient, LocalBase, ComposedEncoder)):
                 model.close()
 
     async def aclose(self) -> None:

@@ -12,7 +12,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_hfembed.embeddings.base import HybridEncoder, check_not_empty
 from langchain_hfembed.embeddings.single_view import SingleView, usable
 from langchain_hfembed.errors import InvalidInputError, InvalidResponseError
-from langchain_hfembed.http.client import EndpointClient
+from langchain_hfembed.http.base_client import RemoteClient
 from langchain_hfembed.vectors import HybridEmbedding
 
 
@@ -73,7 +73,7 @@ class DenseEncoder(SingleView):
     def check_texts(self, texts: Iterable[str]) -> list[str]:
         """The texts as a list; servers refuse empty ones, too."""
         checked = super().check_texts(texts)
-        if isinstance(self._model, EndpointClient):
+        if isinstance(self._model, RemoteClient):
             check_not_empty(checked)
         return checked
 

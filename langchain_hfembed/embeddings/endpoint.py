@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from langchain_core.embeddings import Embeddings
 from pydantic import Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
 from langchain_hfembed.embeddings.base import check_not_empty, check_texts, warn
 from langchain_hfembed.embeddings.credentials import Credentials, read_credentials
 from langchain_hfembed.embeddings.endpoint_base import EndpointEncoder, is_url
+from langchain_hfembed.embeddings.remote import RemoteEmbeddings
 from langchain_hfembed.http import background
 from langchain_hfembed.http.client import checked_url
 from langchain_hfembed.http.endpoint import EndpointSettings
@@ -35,7 +35,7 @@ _MODEL_KWARGS = {
 }
 
 
-class HuggingFaceEndpointEmbeddings(EndpointEncoder, Embeddings):
+class HuggingFaceEndpointEmbeddings(EndpointEncoder, RemoteEmbeddings):
     """Dense embeddings from Inference Providers, a dedicated Inference Endpoint, or TEI.
 
     Texts are sent in batches, several at a time, within the limits that the server names and those
@@ -175,36 +175,6 @@ class HuggingFaceEndpointEmbeddings(EndpointEncoder, Embeddings):
             if other in kwargs:
                 given.pop(name, None)
         return cls(**{**given, **kwargs})
-
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Vectors of documents.
-
-        Args:
-            texts: The documents. Empty strings are refused, as servers refuse them.
-
-        Returns:
-            One vector of `dim` floats a text, in the order of the texts.
-
-        Raises:
-            InvalidInputError: If a text can't be sent, or the server refuses it; `.indices`.
-            EmbeddingError: If the server fails; `.indices` are the texts concerned, `.completed`
-                has the vectors of those that had succeeded.
-        """
-        return background.run(self._embed(self._checked(texts), is_query=False))
-
-    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Vectors of documents; see `embed_documents`."""
-        return await background.arun(self._embed(self._checked(texts), is_query=False))
-
-    def embed_query(self, text: str) -> list[float]:
-        """Vector of a query, `dim` floats."""
-        [vector] = background.run(self._embed(self._checked([text], "query"), is_query=True))
-        return vector
-
-    async def aembed_query(self, text: str) -> list[float]:
-        """Vector of a query; see `embed_query`."""
-        [vector] = await background.arun(self._embed(self._checked([text], "query"), is_query=True))
-        return vector
 
     def check(self) -> EndpointReport:
         """Try the endpoint with one short text, without retries; never raises.

@@ -16,7 +16,7 @@ from langchain_hfembed.http.tei import text_bytes
 T = TypeVar("T")
 
 DEFAULT_BATCH_SIZE = 32
-_MAX_BODY_BYTES = 1_500_000  # TEI takes 2,000,000 unless told otherwise, and does not tell
+MAX_BODY_BYTES = 1_500_000  # TEI takes 2,000,000 unless told otherwise, and does not tell
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Limits:
     """
 
     batch_size: int = DEFAULT_BATCH_SIZE
-    body_bytes: int = _MAX_BODY_BYTES
+    body_bytes: int = MAX_BODY_BYTES
 
     def batches(self, positions: Iterable[int], sizes: Sequence[int]) -> Iterator[list[int]]:
         """Cut positions into requests.

@@ -1,27 +1,18 @@
-"""What every class with an endpoint has: its parameters, connections, and questions to ask."""
+"""What every class with an endpoint has: where it is, what is sent along, and what to ask it."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    field_validator,
-    model_validator,
-)
-from typing_extensions import Self
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from langchain_hfembed.http import background
 from langchain_hfembed.http.access_token import FoundToken, NamedToken, checked_token, find_token
+from langchain_hfembed.http.base_client import RemoteClient
 from langchain_hfembed.http.endpoint import Endpoint, EndpointSettings
 from langchain_hfembed.http.tei import EndpointInfo
 
@@ -31,23 +22,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~]*")
 
 
-class _Endpoints(dict[tuple[EndpointSettings, asyncio.AbstractEventLoop], Endpoint]):
-    """Endpoints by their settings; used on the background loop alone, and so without a lock.
-
-    Empty after pickling and deep copies: connections do not travel. Objects with the same
-    parameters are equal, whatever they are connected to.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Endpoints)
-
-    __hash__ = None
-
-
-class EndpointClient(BaseModel):
+class EndpointClient(RemoteClient):
     """How an endpoint is reached; connections are opened on first use and shared by copies.
 
     Attributes:
@@ -65,25 +40,11 @@ class EndpointClient(BaseModel):
             another host takes over. Pickling drops `Authorization`.
     """
 
-    model_config = ConfigDict(
-        extra="forbid",
-        populate_by_name=True,
-        protected_namespaces=(),
-        hide_input_in_errors=True,  # it may be the token
-    )
-
     endpoint_url: str | None = None
     huggingfacehub_api_token: SecretStr | None = Field(
         default_factory=find_token, alias="api_key", repr=False
     )
-    batch_size: int | None = Field(default=None, ge=1)
-    max_concurrency: int = Field(default=8, ge=1)
-    timeout: float = Field(default=60, gt=0)
-    max_retries: int = Field(default=5, ge=0)
-    cold_start_timeout: float = Field(default=600, ge=0)
     headers: dict[str, SecretStr] = Field(default_factory=dict)
-
-    _endpoints: _Endpoints = PrivateAttr(default_factory=_Endpoints)
 
     @model_validator(mode="before")
     @classmethod
@@ -144,35 +105,8 @@ class EndpointClient(BaseModel):
         """
         return background.run(self._ask(Endpoint.metrics))
 
-    def close(self) -> None:
-        """Close all connections; a later call opens them again."""
-        background.run(self._close())
-
-    async def aclose(self) -> None:
-        """Close all connections; a later call opens them again."""
-        await background.arun(self._close())
-
     async def _ask(self, question: Callable[[Endpoint], Awaitable[T]]) -> T:
         return await question(self._endpoint())
-
-    async def _close(self) -> None:
-        endpoints = list(self._endpoints.items())
-        self._endpoints.clear()
-        for (_, loop), endpoint in endpoints:
-            if background.owns(loop):  # else it is that of a process this one was forked from
-                await endpoint.aclose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.aclose()
 
     def _settings(self) -> EndpointSettings:
         """How to reach the endpoint; subclasses add what they know."""
@@ -180,23 +114,8 @@ class EndpointClient(BaseModel):
             url=self.endpoint_url,
             token=self.huggingfacehub_api_token,
             headers=tuple(self.headers.items()),
-            batch_size=self.batch_size,
-            max_concurrency=self.max_concurrency,
-            timeout=self.timeout,
-            max_retries=self.max_retries,
-            cold_start_timeout=self.cold_start_timeout,
+            calls=self._call_settings(),
         )
-
-    def _endpoint(self) -> Endpoint:
-        """The endpoint for the settings as they are now; called on the background loop."""
-        settings = self._settings()
-        key = (
-            settings,
-            asyncio.get_running_loop(),
-        )  # a fork gets a loop, and so connections, of its own
-        if key not in self._endpoints:
-            self._endpoints[key] = Endpoint(settings)
-        return self._endpoints[key]
 
     def __getstate__(self) -> dict[Any, Any]:
         """Without the token, for which the environment is read again, and `Authorization`."""

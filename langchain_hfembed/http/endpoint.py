@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from tqdm.auto import tqdm
 
 from langchain_hfembed.errors import EmbeddingError, InvalidInputError, InvalidResponseError
-from langchain_hfembed.http.batches import DEFAULT_BATCH_SIZE, BatchRun, Limits
+from langchain_hfembed.http.batches import DEFAULT_BATCH_SIZE, MAX_BODY_BYTES, BatchRun, Limits
 from langchain_hfembed.http.gate import Gate
 from langchain_hfembed.http.limiter import Limiter
 from langchain_hfembed.http.providers import ProviderRoute
@@ -26,40 +26,46 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class EndpointSettings:
-    """What an endpoint is reached with; copies of an object share it where these are equal.
+class CallSettings:
+    """How much is sent at once, and how long it is tried.
 
     Attributes:
-        url: Of a server, or None for `model` through Inference Providers.
-        model: Model id on the Hub.
-        provider: Inference Provider; None for the user's default.
-        bill_to: Organisation to bill.
-        token: The access token.
-        headers: Sent with each request, as name and value.
         batch_size: Texts a request; None for what the server says.
+        max_body_bytes: Bytes of the texts of a request.
         max_concurrency: Requests in flight.
         timeout: Seconds a request.
         max_retries: Attempts after the first one.
         cold_start_timeout: Seconds to wait for a start.
-        tei_path: What a TEI is asked for, if the URL is a bare host.
     """
 
-    url: str | None
-    model: str | None = None
-    provider: str | None = None
-    bill_to: str | None = None
-    token: SecretStr | None = None
-    headers: tuple[tuple[str, SecretStr], ...] = ()
     batch_size: int | None = None
+    max_body_bytes: int = MAX_BODY_BYTES
     max_concurrency: int = 8
     timeout: float = 60
     max_retries: int = 5
     cold_start_timeout: float = 600
-    tei_path: str = EMBED
+
+
+class Transport(Protocol):
+    """A way out to the network."""
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether there ever was an answer, of whatever kind."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections; none may be in use."""
+        ...
 
 
 class Route(Protocol):
-    """A way to vectors."""
+    """A way to vectors: what is sent through a transport, and how replies are read."""
+
+    @property
+    def transport(self) -> Transport:
+        """What its requests go through."""
+        ...
 
     @property
     def where(self) -> str:
@@ -75,6 +81,61 @@ class Route(Protocol):
         ...
 
 
+class Settings(Protocol):
+    """What a model elsewhere is reached with; copies of an object that have equal ones share it."""
+
+    @property
+    def calls(self) -> CallSettings:
+        """How much is sent at once, and how long it is tried."""
+        ...
+
+    def route(self, gate: Gate) -> Route:
+        """The way to it, through a gate."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """What an endpoint is reached with.
+
+    Attributes:
+        url: Of a server, or None for `model` through Inference Providers.
+        model: Model id on the Hub.
+        provider: Inference Provider; None for the user's default.
+        bill_to: Organisation to bill.
+        token: The access token.
+        headers: Sent with each request, as name and value.
+        calls: How much is sent at once, and how long it is tried.
+        tei_path: What a TEI is asked for, if the URL is a bare host.
+    """
+
+    url: str | None
+    model: str | None = None
+    provider: str | None = None
+    bill_to: str | None = None
+    token: SecretStr | None = None
+    headers: tuple[tuple[str, SecretStr], ...] = ()
+    calls: CallSettings = CallSettings()
+    tei_path: str = EMBED
+
+    def route(self, gate: Gate) -> Route:
+        """To the server, or to the model through Inference Providers."""
+        headers = {name: value.get_secret_value() for name, value in self.headers}
+        transport = HttpTransport(gate, self.token, headers)
+        if self.url is not None:
+            return ServerRoute(transport, self.url, self.tei_path, self.model)
+        return ProviderRoute(
+            gate.apart(),  # lookups at the Hub are no traffic of the provider's
+            transport,
+            self.model or "",
+            provider=self.provider,
+            bill_to=self.bill_to,
+            token=self.token,
+        )
+
+
 class Endpoint:
     """Embeds and ranks texts; lives on the background loop, where it is made and closed.
 
@@ -82,30 +143,15 @@ class Endpoint:
         settings: How to reach it.
     """
 
-    def __init__(self, settings: EndpointSettings) -> None:
-        self.settings = settings
-        self._limiter = Limiter(settings.max_concurrency)
-        self._limits = Limits()
-        policy = RetryPolicy(settings.max_retries, settings.cold_start_timeout)
-        gate = Gate(self._limiter, policy, settings.timeout)
-        headers = {name: value.get_secret_value() for name, value in settings.headers}
-        self._transport = HttpTransport(gate, settings.token, headers)
-        self._route: Route = (
-            ServerRoute(self._transport, settings.url, settings.tei_path, settings.model)
-            if settings.url is not None
-            else ProviderRoute(
-                # Lookups at the Hub are no traffic of the provider's.
-                Gate(Limiter(settings.max_concurrency), policy, settings.timeout),
-                self._transport,
-                settings.model or "",
-                provider=settings.provider,
-                bill_to=settings.bill_to,
-                token=settings.token,
-            )
-        )
+    def __init__(self, settings: Settings) -> None:
+        self._calls = settings.calls
+        self._limiter = Limiter(self._calls.max_concurrency)
+        self._limits = Limits(body_bytes=self._calls.max_body_bytes)
+        policy = RetryPolicy(self._calls.max_retries, self._calls.cold_start_timeout)
+        self._route = settings.route(Gate(self._limiter, policy, self._calls.timeout))
         self._ready: asyncio.Task[EndpointInfo | None] | None = None
         self._waiting_for_info = 0
-        self._calls = 0
+        self._calls_under_way = 0
         self._is_closing = False
 
     @property
@@ -116,7 +162,7 @@ class Endpoint:
     @property
     def has_answered(self) -> bool:
         """Whether there ever was an answer, of whatever kind."""
-        return self._transport.has_answered
+        return self._route.transport.has_answered
 
     @property
     def server(self) -> ServerRoute:
@@ -208,8 +254,8 @@ class Endpoint:
     async def aclose(self) -> None:
         """Close all connections; while a call is under way, that call does it at its end."""
         self._is_closing = True
-        if not self._calls:
-            await self._transport.aclose()
+        if not self._calls_under_way:
+            await self._route.transport.aclose()
 
     async def _run(
         self, batches: BatchRun[T], total: int, *, show_progress: bool = False
@@ -220,24 +266,24 @@ class Endpoint:
             await self.info()
             with tqdm(total=total, unit="text", disable=not show_progress) as bar:
                 # Twice as many as may be sent: one that waits for its turn takes it at once.
-                ready = 2 * self.settings.max_concurrency
+                ready = 2 * self._calls.max_concurrency
                 return await batches.run(ready, self.where, bar.update)
 
     @asynccontextmanager
     async def _in_use(self) -> AsyncIterator[None]:
-        self._calls += 1
+        self._calls_under_way += 1
         try:
             yield
         finally:
-            self._calls -= 1
-            if self._is_closing and not self._calls:
-                await self._transport.aclose()
+            self._calls_under_way -= 1
+            if self._is_closing and not self._calls_under_way:
+                await self._route.transport.aclose()
 
     async def _prepare(self) -> EndpointInfo | None:
         info = await self._route.prepare()
         permits = info.max_concurrent_requests if info else None
         served = info.max_client_batch_size if info else None
-        sizes = [size for size in (self.settings.batch_size, served, permits) if size]
+        sizes = [size for size in (self._calls.batch_size, served, permits) if size]
         self._limits.batch_size = min(sizes) if sizes else DEFAULT_BATCH_SIZE
         self._limiter.permits = permits
         return info

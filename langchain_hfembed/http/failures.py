@@ -91,6 +91,7 @@ class Failure:
         wait: Seconds that it asks to wait; None where it does not say.
         batch_limit: The most texts a request, where it tells.
         blames_request: Whether the request itself is at fault, whatever the texts.
+        remedy: What a user can do about it; empty for what the kind says.
     """
 
     kind: Kind
@@ -99,6 +100,7 @@ class Failure:
     wait: float | None = None
     batch_limit: int | None = None
     blames_request: bool = False
+    remedy: str = ""
 
 
 class Refusal(Exception):  # noqa: N818 - internal, and says what it is
@@ -121,8 +123,9 @@ class Refusal(Exception):  # noqa: N818 - internal, and says what it is
             where: The URL or model that was asked.
         """
         error, remedy = _ERRORS[self.failure.kind]
-        said = f": {self.failure.message}" if self.failure.message else ""
+        said = f": {self.failure.message.rstrip('.')}" if self.failure.message else ""
         detail = f" ({self.detail})" if self.detail else ""
+        remedy = self.failure.remedy or remedy
         return error(f"{where} answered {self.failure.status}{said}{detail}. {remedy}")
 
 

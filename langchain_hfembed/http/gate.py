@@ -40,6 +40,10 @@ class Gate:
         self._policy = policy
         self._timeout = timeout
 
+    def apart(self) -> Gate:
+        """A gate like this one, whose requests are counted apart."""
+        return Gate(Limiter(self._limiter.maximum), self._policy, self._timeout)
+
     async def send(self, request: Callable[[], Awaitable[T]], where: str, *, texts: int = 0) -> T:
         """Send a request until it succeeds or fails for good.
 

@@ -66,7 +66,7 @@ class ProviderRoute:
         token: SecretStr | None,
     ) -> None:
         self._gate = gate
-        self._transport = transport
+        self.transport = transport
         self._model = model
         self._provider = provider
         self._headers = {_BILL_TO: bill_to} if bill_to else {}
@@ -79,7 +79,7 @@ class ProviderRoute:
     async def embed(self, texts: list[str], options: EmbedOptions) -> list[list[float]]:
         """One vector a text."""
         request = await self._ask(texts, options)
-        reply = await self._transport.post(
+        reply = await self.transport.post(
             request.url, json_body(request.json), texts=len(texts), headers=request.headers
         )
         return read_vectors(reply, len(texts))

@@ -89,7 +89,7 @@ async def examine(settings: EndpointSettings, options: EmbedOptions) -> Endpoint
     """Try an endpoint once, without retries, over connections of its own."""
     report = EndpointReport(settings.url or settings.model or "", describe(settings.token))
     try:
-        endpoint = Endpoint(replace(settings, max_retries=0))
+        endpoint = Endpoint(replace(settings, calls=replace(settings.calls, max_retries=0)))
     except EmbeddingError as error:
         return replace(report, error=str(error))
     report = replace(report, endpoint=endpoint.where)

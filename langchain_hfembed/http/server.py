@@ -40,7 +40,7 @@ class ServerRoute:
     def __init__(
         self, transport: HttpTransport, url: str, tei_path: str, model: str | None = None
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._tei_path = tei_path
         self._model = model
         parts = urlsplit(url)
@@ -57,7 +57,7 @@ class ServerRoute:
         """Ask `/info`, and choose the path; a server without `/info` is no error."""
         url = f"{self._base}/info"
         try:
-            info = read_info(await self._transport.get(url))
+            info = read_info(await self.transport.get(url))
         except InvalidResponseError:
             info = None
         except Refusal as refusal:
@@ -94,7 +94,7 @@ class ServerRoute:
     async def is_healthy(self) -> bool:
         """Whether `/health` answers with success, asked once."""
         try:
-            await self._transport.get_text(f"{self._base}/health")
+            await self.transport.get_text(f"{self._base}/health")
         except (Refusal, EmbeddingError):
             return False
         return True
@@ -103,13 +103,13 @@ class ServerRoute:
         """The page `/metrics`, asked once."""
         url = f"{self._base}/metrics"
         try:
-            return await self._transport.get_text(url)
+            return await self.transport.get_text(url)
         except Refusal as refusal:
             raise refusal.as_error(url) from None
 
     async def _post(self, body: bytes, texts: list[str], wanted: str) -> object:
         try:
-            return await self._transport.post(self.where, body, texts=len(texts))
+            return await self.transport.post(self.where, body, texts=len(texts))
         except Refusal as refusal:
             if refusal.failure.status == 424 and self._serves not in (None, wanted):
                 refusal.detail = f"it serves a model for {self._serves}, not for {wanted}"

@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -121,6 +122,19 @@ def _spelt(options: Mapping[str, Any]) -> dict[str, Any]:
 def json_body(document: object) -> bytes:
     """Compact JSON."""
     return orjson.dumps(document)
+
+
+def read_json(body: bytes) -> Any:
+    """A document of JSON; with NaN too, whose texts can then be named.
+
+    Raises:
+        ValueError: If it is none.
+        RecursionError: If it is too deep.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)
 
 
 def text_bytes(text: str) -> int:

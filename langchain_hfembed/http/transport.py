@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import ssl
 import weakref
@@ -13,7 +12,6 @@ from functools import lru_cache
 from typing import Any
 
 import httpx
-import orjson
 from pydantic import SecretStr
 
 from langchain_hfembed.errors import EmbeddingError, InvalidResponseError
@@ -22,6 +20,7 @@ from langchain_hfembed.http.access_token import describe, is_hugging_face, token
 from langchain_hfembed.http.failures import Kind, Refusal, read_failure
 from langchain_hfembed.http.gate import Gate
 from langchain_hfembed.http.retry import PassingFailure
+from langchain_hfembed.http.tei import read_json
 
 _MAX_REDIRECTS = 5
 _MOMENT = 0.003  # seconds, enough for another request to be sent
@@ -99,7 +98,7 @@ class HttpTransport:
 
     def _json(self, response: httpx.Response) -> Any:
         try:
-            return _json(response.content)
+            return read_json(response.content)
         except (ValueError, RecursionError):
             start = self._masked(response, response.text)[:120].replace("\n", " ")
             kind = self._masked(response, response.headers.get("content-type", "no content type"))
@@ -214,13 +213,6 @@ def _ssl_context(_cert_file: str | None, _cert_dir: str | None) -> ssl.SSLContex
     The arguments are variables that httpx itself reads; here they are the cache's key.
     """
     return httpx.create_ssl_context()
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return json.loads(body)  # takes NaN, whose texts can then be named
 
 
 def _is_same_host(old: httpx.URL, new: httpx.URL) -> bool:

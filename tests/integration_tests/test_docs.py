@@ -12,6 +12,7 @@ import huggingface_hub.constants
 import pytest
 
 from langchain_hfembed.demo import demo_model_folder
+from tests.sagemaker_server import SageMakerServer
 from tests.tei_server import TEIServer
 
 ROOT = Path(__file__).parents[2]
@@ -54,8 +55,18 @@ def servers() -> Iterator[dict[str, str]]:
         }
 
 
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An account with one endpoint, and a key to it."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with SageMakerServer() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", server.url)
+        yield
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.usefixtures("hub_cache", "aws")
 def test_examples_run(
     page: Path, servers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

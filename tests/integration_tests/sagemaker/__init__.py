@@ -1,0 +1,1 @@
+"""Amazon SageMaker, played by a server on loopback; boto3 is the real one."""
