@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from benchmarks.beir import Collection, read_collection
 from benchmarks.quality import indexed, make_encoder, measure, model_arguments
 from langchain_hfembed import HybridVectorStore, SQLiteIndex, copy_index
+from langchain_hfembed.evaluation import Collection, load_beir
 from langchain_hfembed.index.sqlite.token_codec import MultiVectorDtype
 
 _WAYS: tuple[tuple[MultiVectorDtype, int], ...] = (
@@ -36,7 +36,7 @@ def main() -> None:
     """Print a line for each way to store token vectors."""
     arguments = _arguments()
     encoder = make_encoder(arguments)
-    collection = read_collection(arguments.collection)
+    collection = load_beir(arguments.collection)
     lines: list[dict[str, object]] = []
     with indexed(collection, encoder, arguments.cache) as source:
         for dtype, pooling in tqdm(_WAYS):
@@ -45,14 +45,14 @@ def main() -> None:
                 index = SQLiteIndex(path, multi_vector_dtype=dtype, token_pooling=pooling)
                 with HybridVectorStore(encoder, index) as store:
                     copy_index(source.index, index)
-                    results = measure(collection, store)
+                    results = measure(collection, store).means
                 lines.append(
                     {
                         "multi_vector_dtype": dtype,
                         "token_pooling": pooling,
                         "bytes_a_document": round(path.stat().st_size / len(collection.documents)),
-                        "multi_vector": results["multi_vector"]["nDCG@10"],
-                        "fusion": results["fusion"]["nDCG@10"],
+                        "multi_vector": round(100 * results["multi_vector"]["nDCG@10"], 1),
+                        "fusion": round(100 * results["fusion"]["nDCG@10"], 1),
                     }
                 )
     if arguments.json:

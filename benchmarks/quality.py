@@ -18,11 +18,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import ir_measures
-from ir_measures import RR, R, nDCG
 from tqdm.auto import tqdm
 
-from benchmarks.beir import Collection, read_collection
 from langchain_hfembed import (
     BGEM3Embeddings,
     ComposedEncoder,
@@ -31,9 +28,10 @@ from langchain_hfembed import (
     HybridVectorStore,
 )
 from langchain_hfembed.demo.search import add_missing, demo_embeddings
-from langchain_hfembed.hits import find
+from langchain_hfembed.evaluation import Collection, Evaluation, evaluate, load_beir
+from langchain_hfembed.vectors import view_title
 
-MEASURES = (nDCG @ 10, RR @ 10, R @ 100)
+MEASURES = ("nDCG@10", "RR@10", "R@100")
 _BATCH = 256
 _PRECISION = ("dtype", "engine", "quantization")
 
@@ -48,12 +46,12 @@ def main() -> None:
         sys.stderr,
     )
     for folder in arguments.collections:
-        collection = read_collection(folder)
+        collection = load_beir(folder)
         store = indexed(collection, encoder, arguments.cache)
         results = measure(collection, store)
         store.close()
         if arguments.json:
-            print(json.dumps({"collection": collection.name, "results": results}))
+            print(json.dumps({"collection": collection.name, **results.to_dict()}))
         else:
             _print_table(collection, results)
 
@@ -96,39 +94,21 @@ def indexed(collection: Collection, encoder: HybridEncoder, cache: Path) -> Hybr
     return store
 
 
-def measure(collection: Collection, store: HybridVectorStore) -> dict[str, dict[str, float]]:
-    """Measures, in percent, by view and for the fusion."""
-    views = store.encoder.views
-    runs: dict[str, dict[str, dict[str, float]]] = {name: {} for name in (*views, "fusion")}
-    queries = store.encoder.encode_queries(list(collection.queries.values()))
-    pairs = zip(collection.queries, queries, strict=True)
-    for query_id, query in tqdm(pairs, total=len(queries), desc=f"searching {collection.name}"):
-        everything = len(collection.documents)
-        hits = find(store.index, query, k=everything, fetch_k=store.fetch_k, fusion=store.fusion)
-        for view in views:
-            runs[view][query_id] = {str(hit.document.id): getattr(hit.scores, view) for hit in hits}
-        runs["fusion"][query_id] = {str(hit.document.id): hit.score for hit in hits}
-    return {
-        name: {
-            str(measure): round(100 * value, 1)
-            for measure, value in ir_measures.calc_aggregate(
-                MEASURES, collection.qrels, run
-            ).items()
-        }
-        for name, run in runs.items()
-    }
+def measure(collection: Collection, store: HybridVectorStore) -> Evaluation:
+    """Each view alone, and the store's fusion."""
+    return evaluate(store, collection.queries, collection.qrels, show_progress=True)
 
 
-def _print_table(collection: Collection, results: dict[str, dict[str, float]]) -> None:
+def _print_table(collection: Collection, results: Evaluation) -> None:
     print(
         f"{collection.name}: {len(collection.documents)} documents, "
         f"{len(collection.queries)} queries\n"
     )
-    names = [str(measure) for measure in MEASURES]
-    print(f"| | {' | '.join(names)} |")
-    print(f"|---|{'---:|' * len(names)}")
-    for run, values in results.items():
-        print(f"| {run.replace('_', '-')} | {' | '.join(f'{values[n]:.1f}' for n in names)} |")
+    print(f"| | {' | '.join(MEASURES)} |")
+    print(f"|---|{'---:|' * len(MEASURES)}")
+    for run, means in results.means.items():
+        cells = [f"{100 * means[name]:.1f}" for name in MEASURES]
+        print(f"| {view_title(run)} | {' | '.join(cells)} |")
     print()
 
 

@@ -22,6 +22,7 @@ except ImportError as error:
 
 from langchain_hfembed.commands.check import check
 from langchain_hfembed.commands.demo import demo
+from langchain_hfembed.commands.evaluate import evaluate
 from langchain_hfembed.commands.index import index
 from langchain_hfembed.commands.search import search
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (demo, check, index, search):
     app.command()(command)
+app.command("eval")(evaluate)  # Python has taken the name
 
 
 def main() -> None:

@@ -17,7 +17,14 @@ from langchain_hfembed.hits import document_of
 from langchain_hfembed.index.base import HybridIndex
 from langchain_hfembed.index.filters import Filter
 from langchain_hfembed.scoring import Scores, unit_embedding
-from langchain_hfembed.vectors import FloatArray, HybridEmbedding, PerView, SparseVector, View
+from langchain_hfembed.vectors import (
+    FloatArray,
+    HybridEmbedding,
+    PerView,
+    SparseVector,
+    View,
+    view_title,
+)
 
 _SHOWN = 12  # matches of a view in a table
 _COLOUR = "255, 170, 0"
@@ -76,7 +83,7 @@ class Explanation:
         for view, score in self.scores.present():
             share = getattr(self.shares, view)
             added = "" if share is None else f", which adds {share:.4f}"
-            lines.append(f"{_title(view)} {score:.4f}{added}")
+            lines.append(f"{view_title(view)} {score:.4f}{added}")
             lines += [f"  {_line(match)}" for match in self._best(view)]
         return "\n".join(lines)
 
@@ -99,7 +106,7 @@ class Explanation:
                 f"{match.contribution:.4f}</td></tr>"
                 for match in self._best(view)
             )
-            parts.append(f"<p>{_title(view)} {score:.4f}{added}</p><table>{rows}</table>")
+            parts.append(f"<p>{view_title(view)} {score:.4f}{added}</p><table>{rows}</table>")
         return "".join(parts)
 
     def _best(self, view: View) -> list[TokenMatch]:
@@ -286,10 +293,6 @@ def _spans(text: str, tokens: Iterable[str]) -> dict[int, tuple[int, int]]:
 
 def _word(token: str) -> str:
     return token.replace("▁", " ").removeprefix("##").strip()
-
-
-def _title(view: View) -> str:
-    return view.replace("_", "-")
 
 
 def _line(match: TokenMatch) -> str:

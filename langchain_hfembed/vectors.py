@@ -18,6 +18,11 @@ T = TypeVar("T")
 FloatArray = NDArray[np.float32]
 
 
+def view_title(view: str) -> str:
+    """What prose calls a view: `multi-vector`; any other name as it is."""
+    return view.replace("_", "-") if view in VIEWS else view
+
+
 def owned(values: ArrayLike, dtype: DTypeLike) -> NDArray[Any]:
     """A read-only copy, so that no later change to `values` reaches it."""
     array = np.array(values, dtype=dtype, order="C", copy=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, overload
 
@@ -21,6 +21,7 @@ from langchain_hfembed.explain import Explanation, explain
 from langchain_hfembed.fusion import Fusion, WeightedSum
 from langchain_hfembed.hits import Hit, document_of, find
 from langchain_hfembed.index.base import (
+    Candidates,
     HybridIndex,
     IndexModel,
     IndexRecord,
@@ -31,6 +32,7 @@ from langchain_hfembed.index.filters import Filter, parse_filter
 from langchain_hfembed.index.sqlite.index import SQLiteIndex
 from langchain_hfembed.vectors import HybridEmbedding, View
 
+_QUERIES_AT_ONCE = 1024
 _COSINE = WeightedSum(dense=1, sparse=0, multi_vector=0, normalization=None)
 
 
@@ -219,6 +221,32 @@ class HybridVectorStore(VectorStore):
         if _names_search_type(args, kwargs):
             return await super().asearch(query, *args, **kwargs)
         return await run_in_executor(None, self._search, query, *args, **kwargs)
+
+    def candidates(
+        self,
+        queries: Sequence[str],
+        fetch_k: int | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Iterator[Candidates]:
+        """What searches start from: candidates with their scores in every view, before any fusion.
+
+        Args:
+            queries: What to look for.
+            fetch_k: Candidates of the dense and of the sparse view, each; None for the store's.
+            filter: Which documents to look at; as in `search`.
+
+        Yields:
+            The candidates of each query, in the order of the queries.
+
+        Raises:
+            InvalidInputError: If a query can't be encoded, or `fetch_k` is below 1.
+        """
+        _check_counts(1, fetch_k)
+        filter_ = _parsed(filter)
+        self._bind()
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            for query in self.encoder.encode_queries(queries[start : start + _QUERIES_AT_ONCE]):
+                yield self.index.search(query, fetch_k or self.fetch_k, filter_)
 
     def explain(
         self,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ir_measures
 import numpy as np
+import pytrec_eval
 import scipy.sparse
-from ir_measures import nDCG
 
 from langchain_hfembed import Scores, WeightedSum
 from langchain_hfembed.scoring import top_k
@@ -98,4 +97,5 @@ def ndcg_at_10(rankings: list[Integers], answers: list[list[int]]) -> float:
         str(query): {str(document): -float(rank) for rank, document in enumerate(ranking)}
         for query, ranking in enumerate(rankings)
     }
-    return 100 * ir_measures.calc_aggregate([nDCG @ 10], qrels, run)[nDCG @ 10]
+    measured = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
+    return 100 * float(np.mean([values["ndcg_cut_10"] for values in measured.values()]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import random
 import re
 from dataclasses import dataclass, field
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.beir import read_collection
+from langchain_hfembed.evaluation import load_beir
 from scripts.debian_sections import DebianText, debian_sections
 from scripts.token_states import Integers, States
 
@@ -60,17 +58,14 @@ def beir_source(folder: Path) -> Source:
         raise SystemExit(
             f"{folder} is no BEIR folder with a training and a test split: no {missing[0]}"
         )
-    collection = read_collection(folder)
-    held_back = {document for judged in collection.qrels.values() for document in judged}
-    corpus = {str(document.id): document.page_content for document in collection.documents}
-    with (folder / "queries.train.jsonl").open(encoding="utf-8") as lines:
-        texts = {record["_id"]: record["text"] for record in map(json.loads, lines)}
-    answers: dict[str, list[str]] = {}
-    with (folder / "qrels.train.tsv").open(encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines, delimiter="\t"):
-            if int(row["score"]) > 0:
-                answers.setdefault(row["query-id"], []).append(row["corpus-id"])
-    kept = {query: ids for query, ids in answers.items() if not held_back.intersection(ids)}
+    tested, trained = load_beir(folder), load_beir(folder, "train", corpus=False)
+    held_back = {document for judged in tested.qrels.values() for document in judged}
+    corpus = {str(document.id): document.page_content for document in tested.documents}
+    answers = {
+        query: [document for document, relevance in judged.items() if relevance > 0]
+        for query, judged in trained.qrels.items()
+    }
+    kept = {q: ids for q, ids in answers.items() if ids and not held_back.intersection(ids)}
     ids = sorted({document for found in kept.values() for document in found})
     position = {document: index for index, document in enumerate(ids)}
     return Source(
@@ -78,7 +73,7 @@ def beir_source(folder: Path) -> Source:
         "see the folder's README",
         512,
         [corpus[document] for document in ids],
-        [texts[query] for query in kept],
+        [trained.queries[query] for query in kept],
         [[position[document] for document in found] for found in kept.values()],
     )
 
