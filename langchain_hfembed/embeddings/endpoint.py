@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
-from langchain_hfembed.embeddings.base import check_not_empty, check_texts, warn
+from langchain_hfembed.embeddings.base import warn
 from langchain_hfembed.embeddings.credentials import Credentials, read_credentials
 from langchain_hfembed.embeddings.endpoint_base import EndpointEncoder, is_url
 from langchain_hfembed.embeddings.remote import RemoteEmbeddings
@@ -220,8 +220,7 @@ class HuggingFaceEndpointEmbeddings(EndpointEncoder, RemoteEmbeddings):
         return not speaks_openai(self.url)
 
     def _checked(self, texts: Sequence[str], name: str = "text") -> list[str]:
-        checked = check_texts(texts)
-        check_not_empty(checked, name)
+        checked = super()._checked(texts, name)
         self._warn_of_length(checked)
         return checked
 

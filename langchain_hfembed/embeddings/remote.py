@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from langchain_core.embeddings import Embeddings
 
+from langchain_hfembed.embeddings.base import check_not_empty, check_texts
 from langchain_hfembed.http import background
 
 
@@ -42,9 +44,11 @@ class RemoteEmbeddings(Embeddings):
         [vector] = await background.arun(self._embed(self._checked([text], "query"), is_query=True))
         return vector
 
-    @abstractmethod
-    def _checked(self, texts: list[str], name: str = "text") -> list[str]:
+    def _checked(self, texts: Sequence[str], name: str = "text") -> list[str]:
         """The texts, once it is sure that they can be sent; `name` is what to call one of them."""
+        checked = check_texts(texts)
+        check_not_empty(checked, name)
+        return checked
 
     @abstractmethod
     async def _embed(self, texts: list[str], *, is_query: bool) -> list[list[float]]:

@@ -11,12 +11,11 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from langchain_hfembed.embeddings.base import check_not_empty, check_texts
 from langchain_hfembed.embeddings.remote import RemoteEmbeddings
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.http.base_client import RemoteClient
 from langchain_hfembed.http.sagemaker import SageMakerSettings
-from langchain_hfembed.http.tei import EmbedOptions, json_body, text_bytes
+from langchain_hfembed.http.tei import EmbedOptions, json_body, read_json, text_bytes
 from langchain_hfembed.http.token_vectors import Pooling
 
 _REAL_TIME_BODY_BYTES = 6_291_456
@@ -24,6 +23,9 @@ _REAL_TIME_BODY_BYTES = 6_291_456
 _MADE_HERE = {
     "Accept", "Body", "ContentType", "EndpointName", "InferenceComponentName", "TargetModel",
 }  # fmt: skip
+
+
+_CHOOSE_THE_MODEL = ("TargetVariant", "TargetContainerHostname")
 
 
 class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
@@ -87,7 +89,7 @@ class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
     target_model: str | None = None
     endpoint_kwargs: dict[str, str] = Field(default_factory=dict)
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    content_type: str = "application/json"
+    content_type: str = Field(default="application/json", min_length=1)
     pooling: Pooling = "mean"
     normalize: bool = True
     max_body_bytes: int = Field(default=_REAL_TIME_BODY_BYTES, ge=1024)
@@ -96,13 +98,18 @@ class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
     show_progress: bool = False
     timeout: float = Field(default=70, gt=0)  # longer than SageMaker's, whose message says more
 
+    @field_validator("endpoint_kwargs", "model_kwargs", mode="before")
+    @classmethod
+    def _check_none(cls, given: Any) -> Any:
+        return {} if given is None else given  # langchain_community's default
+
     @field_validator("endpoint_kwargs")
     @classmethod
     def _check_endpoint_kwargs(cls, given: dict[str, str]) -> dict[str, str]:
         if made_here := sorted(_MADE_HERE & given.keys()):
             raise ValueError(
-                f"endpoint_kwargs has {', '.join(made_here)}, which other parameters stand for; "
-                "leave it out"
+                f"endpoint_kwargs has {', '.join(made_here)}, which is made from other "
+                "parameters; leave it out"
             )
         return given
 
@@ -112,13 +119,18 @@ class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
         if "inputs" in given:
             raise ValueError("model_kwargs has inputs, which are the texts; leave it out")
         try:
-            json_body(given)
+            plain: dict[str, Any] = read_json(json_body(given))
         except TypeError as error:
             raise ValueError(f"model_kwargs is not JSON: {error}") from error
-        return given
+        return plain
 
     @model_validator(mode="after")
     def _check_client(self) -> Self:
+        if self.client is not None and not hasattr(self.client, "invoke_endpoint"):
+            raise ValueError(
+                f"client={self.client!r} can't invoke endpoints; make it with "
+                "boto3.client('sagemaker-runtime')"
+            )
         if self.client is not None and (self.region_name or self.credentials_profile_name):
             raise ValueError(
                 "a client has its region and credentials; leave out region_name and "
@@ -137,11 +149,28 @@ class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
 
         The model is `model`, or else the endpoint, by its names: give `model` if it may move.
         """
-        endpoint = (self.endpoint_name, self.inference_component_name, self.target_model)
+        endpoint = (
+            self.endpoint_name,
+            self.inference_component_name,
+            self.target_model,
+            *map(self.endpoint_kwargs.get, _CHOOSE_THE_MODEL),
+        )
         model_kwargs = json.dumps(self.model_kwargs, sort_keys=True)
         changes = (self.document_prompt or "", self.pooling, self.normalize, model_kwargs)
         identity = (self.model or endpoint, *changes)
         return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Refused where a client was given, which can't travel."""
+        if self.client is not None:
+            raise TypeError(
+                "a client can't be pickled; give region_name and credentials_profile_name instead"
+            )
+        return super().__getstate__()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy that shares the client."""
+        return super().__deepcopy__({id(self.client): self.client, **(memo or {})})
 
     def _settings(self) -> SageMakerSettings:
         arguments = {
@@ -160,7 +189,7 @@ class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
             model_kwargs=json_body(self.model_kwargs),
             pooling=self.pooling,
             normalize=self.normalize,
-            calls=replace(self._call_settings(), max_body_bytes=self._room()),
+            calls=replace(self._call_settings(), max_text_bytes=self._room()),
         )
 
     def _options(self) -> EmbedOptions:
@@ -171,11 +200,6 @@ class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
         empty = json_body({**self.model_kwargs, **self._options().given(), "inputs": []})
         return self.max_body_bytes - len(empty)
 
-    def _checked(self, texts: list[str], name: str = "text") -> list[str]:
-        checked = check_texts(texts)
-        check_not_empty(checked, name)
-        return checked
-
     async def _embed(self, texts: list[str], *, is_query: bool) -> list[list[float]]:
         prompt = (self.query_prompt if is_query else self.document_prompt) or ""
         prompted = [prompt + text for text in texts]
@@ -185,7 +209,7 @@ class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
         )
 
     def _check_sizes(self, texts: Sequence[str]) -> None:
-        """Refuse what can't be sent at all: AWS would just close the connection."""
+        """Refuse what can't be sent at all, before anything is."""
         room = self._room()
         # The longest way to write a character takes 6 bytes.
         too_large = [i for i, t in enumerate(texts) if 6 * len(t) > room and text_bytes(t) > room]

@@ -38,6 +38,7 @@ def plot_weights(tuning: Tuning) -> Figure:
         f"{tuning.measure} of {len(tuning.query_ids)} queries: best {100 * tuning.in_sample:.1f}, "
         f"held out {100 * tuning.held_out.mean():.1f}",
         fontsize=11,
+        pad=24,
     )
     if len(views) == len(VIEWS):
         surface = _triangle(axes, tuning)

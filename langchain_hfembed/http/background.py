@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -73,6 +73,28 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 async def arun(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop, and wait for it on the caller's."""
     return await asyncio.wrap_future(_submit(coroutine))
+
+
+async def in_daemon_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Wait for a function that blocks, in a thread of its own.
+
+    Who gives up waiting leaves the thread behind: it neither takes the place of another call nor
+    keeps the interpreter from ending, as one of an executor's would.
+    """
+    future: Future[T] = Future()
+
+    def work() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = function(*arguments)
+        except BaseException as error:  # noqa: BLE001 - it is for the one who waits
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=work, name="hfembed-call", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 def _submit(coroutine: Coroutine[Any, Any, T]) -> Future[T]:

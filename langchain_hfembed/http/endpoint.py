@@ -31,7 +31,7 @@ class CallSettings:
 
     Attributes:
         batch_size: Texts a request; None for what the server says.
-        max_body_bytes: Bytes of the texts of a request.
+        max_text_bytes: Bytes of the texts of a request.
         max_concurrency: Requests in flight.
         timeout: Seconds a request.
         max_retries: Attempts after the first one.
@@ -39,7 +39,7 @@ class CallSettings:
     """
 
     batch_size: int | None = None
-    max_body_bytes: int = MAX_BODY_BYTES
+    max_text_bytes: int = MAX_BODY_BYTES
     max_concurrency: int = 8
     timeout: float = 60
     max_retries: int = 5
@@ -146,7 +146,7 @@ class Endpoint:
     def __init__(self, settings: Settings) -> None:
         self._calls = settings.calls
         self._limiter = Limiter(self._calls.max_concurrency)
-        self._limits = Limits(body_bytes=self._calls.max_body_bytes)
+        self._limits = Limits(body_bytes=self._calls.max_text_bytes)
         policy = RetryPolicy(self._calls.max_retries, self._calls.cold_start_timeout)
         self._route = settings.route(Gate(self._limiter, policy, self._calls.timeout))
         self._ready: asyncio.Task[EndpointInfo | None] | None = None

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 
-from langchain_hfembed.errors import InvalidResponseError
+from langchain_hfembed.errors import InvalidInputError, InvalidResponseError
+from langchain_hfembed.http import background
 from langchain_hfembed.http.endpoint import CallSettings
 from langchain_hfembed.http.gate import Gate
 from langchain_hfembed.http.replies import read_vectors
-from langchain_hfembed.http.sagemaker_failures import read_botocore_error, read_client_error
+from langchain_hfembed.http.sagemaker_failures import read_broken_call, read_client_error
 from langchain_hfembed.http.tei import EmbedOptions, json_body, read_json
 from langchain_hfembed.http.token_vectors import Pooling, pool_reply
 
@@ -67,17 +66,14 @@ class SageMakerTransport:
         self._settings = settings
         self._arguments = dict(settings.arguments)
         self._client = settings.client
-        # Twice as many: a call that timed out keeps its thread until botocore gives up, too.
-        self._threads = ThreadPoolExecutor(
-            2 * settings.calls.max_concurrency, thread_name_prefix="hfembed-sagemaker"
-        )
         self.has_answered = False
 
     @property
     def where(self) -> str:
         """The endpoint, for messages, with its region once that is known."""
         component = self._arguments.get("InferenceComponentName")
-        region = self._client.meta.region_name if self._client else self._settings.region_name
+        meta = getattr(self._client, "meta", None)  # which another's client may lack
+        region = meta.region_name if meta else self._settings.region_name
         return (
             f"the SageMaker endpoint {self._arguments['EndpointName']}"
             f"{f', component {component},' if component else ''}{f' in {region}' if region else ''}"
@@ -91,7 +87,7 @@ class SageMakerTransport:
             ImportError: If boto3 is.
         """
         if self._client is None:
-            self._client = await self._in_thread(self._new_client)
+            self._client = await background.in_daemon_thread(self._new_client)
 
     async def invoke(self, body: bytes, read: Callable[[bytes], T], *, texts: int) -> T:
         """Send a request, and read the reply.
@@ -105,23 +101,18 @@ class SageMakerTransport:
             Refusal: If the last answer was no success.
             EmbeddingError: If there was none, or `read` raises it.
         """
-        reply = await self._gate.send(
-            lambda: self._in_thread(self._invoke, body), self.where, texts=texts
+        return await self._gate.send(
+            lambda: background.in_daemon_thread(self._invoke, body, read), self.where, texts=texts
         )
-        return await self._in_thread(read, reply)
 
     async def aclose(self) -> None:
         """Close all connections of a client that was made here; none may be in use."""
-        self._threads.shutdown(wait=False)
         if self._client is not None and self._settings.client is None:
             self._client.close()
 
-    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, function, *arguments)
-
-    def _invoke(self, body: bytes) -> bytes:
+    def _invoke(self, body: bytes, read: Callable[[bytes], T]) -> T:
         from botocore.exceptions import BotoCoreError, ClientError
+        from urllib3.exceptions import HTTPError
 
         try:
             reply = self._client.invoke_endpoint(**self._arguments, Body=body)
@@ -130,9 +121,9 @@ class SageMakerTransport:
         except ClientError as error:
             self.has_answered = True
             raise read_client_error(error, self.where) from error
-        except BotoCoreError as error:
-            raise read_botocore_error(error, self.where) from error
-        return content
+        except (BotoCoreError, HTTPError) as error:  # the latter where an error's body is cut off
+            raise read_broken_call(error, self.where) from error
+        return read(content)
 
     def _new_client(self) -> Any:
         try:
@@ -158,7 +149,12 @@ class SageMakerTransport:
             )
             return session.client("sagemaker-runtime", config=config)
         except BotoCoreError as error:
-            raise read_botocore_error(error, self.where) from error
+            raise read_broken_call(error, self.where) from error
+        except ValueError as error:
+            raise InvalidInputError(
+                f"{self.where} can't be asked: {error}. Check AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME "
+                "and AWS_ENDPOINT_URL, which start with https://"
+            ) from error
 
 
 class SageMakerRoute:

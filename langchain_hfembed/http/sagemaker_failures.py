@@ -18,6 +18,7 @@ from langchain_hfembed.http.retry import PassingFailure
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class _Case:
 
 # The first that fits. A ValidationError is whatever SageMaker finds wrong with a request.
 _CASES = (
+    _Case("ValidationError ValidationException", "too_large", says="oversize body|value at 'body'"),
     _Case(
         "ValidationError ValidationException",
         "cold_start",
@@ -97,6 +99,7 @@ _KINDS_BY_STATUS: dict[int, Kind] = {
     401: "authentication",
     403: "authentication",
     404: "not_found",
+    408: "unavailable",
     413: "too_large",
     429: "rate_limit",
 }
@@ -117,10 +120,19 @@ _CREDENTIAL_ERRORS = frozenset(
         "NoAuthTokenError",
     }
 )
+_PASSING_ERRORS = frozenset(
+    {"HTTPClientError", "ConnectionError", "ResponseStreamingError", "HTTPError"}
+)
 _CREDENTIALS_REMEDY = (
     "Run `aws configure` or `aws sso login`, set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY, or pass credentials_profile_name or a client"
 )
+
+# Where a message quotes what was signed, in which the session token is.
+_SIGNED = "The Canonical String"
+# multi-model-server of a reply that is too large (aws/sagemaker-python-sdk#1096), and SageMaker.
+_REPLY_TOO_LARGE = re.compile("message size exceed|entire response body", re.IGNORECASE)
+_MESSAGE_LENGTH = 500
 
 
 def read_client_error(error: ClientError, where: str) -> Exception:
@@ -139,19 +151,25 @@ def read_client_error(error: ClientError, where: str) -> Exception:
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code == "ModelError":
         return _of_container(response, message, where)
-    said = ": ".join(part for part in (code, message) if part)
-    if error.operation_name != "InvokeEndpoint":  # such as STS' AssumeRole, on the way there
-        said = f"{error.operation_name}: {said}"
     case = next(
         (
             case
             for case in _CASES
             if code in case.codes.split() and re.search(case.says, message, re.IGNORECASE)
         ),
-        _Case(code, _kind_by_status(status)),
+        _by_status(status),
     )
+    said = ": ".join(part for part in (code, message.partition(_SIGNED)[0].strip()) if part)
+    if error.operation_name != "InvokeEndpoint":  # such as STS' AssumeRole, on the way there
+        said = f"{error.operation_name}: {said}"
+        if case.kind not in ("rate_limit", "unavailable"):
+            case = _Case(code, "authentication", _CREDENTIALS_REMEDY)
     failure = Failure(
-        case.kind, status, said, blames_request=case.kind == "invalid", remedy=case.remedy
+        case.kind,
+        status,
+        said[:_MESSAGE_LENGTH],
+        blames_request=case.kind == "invalid",
+        remedy=case.remedy,
     )
     return Refusal(failure)
 
@@ -162,7 +180,7 @@ def _of_container(response: Mapping[str, Any], message: str, where: str) -> Exce
     said = str(response.get("OriginalMessage") or message)
     log = response.get("LogStreamArn")
     detail = f"its container; log: {log}" if log else "its container"
-    if "timed out" in message:
+    if not status or "Your invocation timed out" in message:
         return PassingFailure(
             EndpointTimeoutError(
                 f"{where} did not answer in time: {message} ({detail}). Lower batch_size, or give "
@@ -170,12 +188,15 @@ def _of_container(response: Mapping[str, Any], message: str, where: str) -> Exce
             )
         )
     failure = read_failure(status, {}, said.encode())
-    if re.search("payload size|too large", said, re.IGNORECASE):  # the reply is, for one
-        failure = replace(failure, kind="too_large")
+    if _REPLY_TOO_LARGE.search(said):
+        failure = replace(failure, kind="invalid", remedy="Split the text, or use TEI")
+    elif status == 503 and failure.kind == "cold_start" and "loading" not in said:
+        # SageMaker asks those only that have started: the queue is full.
+        failure = replace(failure, kind="rate_limit")
     return Refusal(failure, detail)
 
 
-def read_botocore_error(error: BotoCoreError, where: str) -> Exception:
+def read_broken_call(error: BotoCoreError | HTTPError, where: str) -> Exception:
     """What it means that there was no answer: an EmbeddingError, or a PassingFailure with one.
 
     Args:
@@ -199,13 +220,19 @@ def read_botocore_error(error: BotoCoreError, where: str) -> Exception:
                 f"{where} did not answer in time: {said}. Raise timeout, or lower batch_size"
             )
         )
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return EmbeddingError(
+            f"{where} can't be trusted: {said}. If your own authority signed its certificate, name "
+            "that authority in the variable AWS_CA_BUNDLE"
+        )
     failed = EmbeddingError(
         f"{where} can't be reached: {said}. Check the region, the network, and AWS_ENDPOINT_URL if "
         "it is set"
     )
-    is_passing = names & {"HTTPClientError", "ConnectionError", "ResponseStreamingError"}
-    return PassingFailure(failed) if is_passing and "SSLError" not in names else failed
+    return PassingFailure(failed) if names & _PASSING_ERRORS else failed
 
 
-def _kind_by_status(status: int) -> Kind:
-    return _KINDS_BY_STATUS.get(status, "unavailable" if status >= 500 else "failed")
+def _by_status(status: int) -> _Case:
+    """What to do about an error with a name that says nothing to us."""
+    kind = _KINDS_BY_STATUS.get(status, "unavailable" if status >= 500 else "failed")
+    return _Case("", kind, _CREDENTIALS_REMEDY if kind == "authentication" else "")

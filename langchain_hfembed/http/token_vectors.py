@@ -42,8 +42,11 @@ def _depth(row: object) -> int:
 
 def _pooled(tokens: Any, pooling: Pooling) -> list[float] | None:
     try:
-        vectors = np.array(tokens, np.float64)
-    except (TypeError, ValueError):
+        array = np.array(tokens)
+        if array.dtype.kind in "US":  # numbers in quotes, which NumPy would read
+            return None
+        vectors = array.astype(np.float64)  # with NaN for null
+    except (TypeError, ValueError, OverflowError):
         return None
     if vectors.ndim != 2 or not vectors.size:
         return None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import pickle
 from typing import Any
+from unittest.mock import Mock
+from uuid import UUID
 
 import boto3
 import numpy as np
@@ -13,7 +16,7 @@ from botocore.config import Config
 
 from langchain_hfembed import HybridVectorStore, SageMakerEndpointEmbeddings
 from langchain_hfembed.errors import EmbeddingError, InvalidInputError, InvalidResponseError
-from tests.integration_tests.endpoint.helpers import TEXTS, VECTORS
+from tests.integration_tests.endpoint.helpers import TEXTS, VECTORS, eventually
 from tests.integration_tests.sagemaker.conftest import Connect
 from tests.sagemaker_server import (
     BODY_LIMIT,
@@ -126,6 +129,7 @@ def test_names_and_arguments_reach_the_endpoint(server: SageMakerServer, connect
     }
     assert first.path == f"/endpoints/{ENDPOINT}/invocations"
     assert first.headers["content-type"] == "application/json; charset=utf-8"
+    assert first.headers["accept"] == "application/json"
     assert first.json == {"inputs": ["passage: a"], "truncate": True}
     assert second.json["inputs"] == ["query: b"]
 
@@ -226,6 +230,12 @@ BAD_REPLIES: dict[str, tuple[Any, str, tuple[int, ...]]] = {
     ),
     "texts of two dimensions": (lambda texts: [[[[1.0]]], [[[1.0, 2.0]]], [[[1.0]]]],
                                 "of one length", (1,)),
+    "a number that no float holds": (
+        lambda texts: [[[[1.0]]], [[[10**400]]], [[[1.0]]]], "of one length", (1,),
+    ),
+    "numbers in quotes": (
+        lambda texts: [[[[1.0]]], [[["1.0"]]], [[[1.0]]]], "of one length", (1,)
+    ),
     "a text without tokens": (lambda texts: [[[[1.0]]], [[]], [[[1.0]]]], "of one length", (1,)),
     "a classification": (lambda texts: [{"label": "A"}] * 3, "of one length", (0, 1, 2)),
     "another document": (lambda texts: {"answer": 42}, "with dict", (0, 1, 2)),
@@ -256,6 +266,15 @@ def faults_html() -> Any:
     from tests.tei_faults import status
 
     return status(200, text="<html>welcome</html>")
+
+
+def test_two_token_vectors_of_one_text_are_not_taken_for_two_texts(connect: Connect) -> None:
+    """`[1][2][1][dim]` is no form that any container answers in."""
+    with (
+        SageMakerServer(toolkit=lambda texts: [[[[1.0, 0.0]], [[0.0, 1.0]]]]) as server,
+        pytest.raises(InvalidResponseError, match="of one length"),
+    ):
+        connect(server).embed_query("a")
 
 
 # Retries
@@ -312,33 +331,60 @@ def test_a_failure_keeps_what_succeeded(server: SageMakerServer, connect: Connec
 # The object
 
 
-def test_a_given_client_is_used_and_left_open(server: SageMakerServer, connect: Connect) -> None:
+def test_a_given_client_is_used_and_left_open(
+    server: SageMakerServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = Config(retries={"total_max_attempts": 1}, user_agent_extra="mine/1")
     client = boto3.Session().client(
         "sagemaker-runtime", region_name="eu-west-1", endpoint_url=server.url, config=config
     )
+    closed = Mock()
+    monkeypatch.setattr(client, "close", closed)
     with connect(client=client) as embeddings:
         embeddings.embed_query("a")
+    closed.assert_not_called()
+    monkeypatch.undo()
     assert "mine/1" in server.record[0].headers["user-agent"]
-    assert client.invoke_endpoint(EndpointName=ENDPOINT, Body=b'{"inputs": "a"}',
-                                  ContentType="application/json")["Body"].read()  # fmt: skip
     client.close()
 
 
-def test_it_can_be_used_after_close(server: SageMakerServer, connect: Connect) -> None:
+def test_close_closes_all_connections_and_a_later_call_opens_new_ones(
+    server: SageMakerServer, connect: Connect
+) -> None:
     embeddings = connect(server)
     for _ in range(2):
         assert embeddings.embed_query("a") == pytest.approx(hash_vectors(["a"])[0])
+        assert server.connections.open == 1
         embeddings.close()
+        assert eventually(lambda: not server.connections.open)
+
+
+def test_connections_are_kept_for_as_many_requests_as_are_in_flight(connect: Connect) -> None:
+    with SageMakerServer(latency=0.02) as server:
+        embeddings = connect(server, max_concurrency=12)
+        for _ in range(3):
+            embeddings.embed_documents(TEXTS[:400])
+        assert server.connections.opened <= 12
 
 
 def test_a_pickled_copy_works(server: SageMakerServer, connect: Connect) -> None:
     embeddings = connect(server)
     embeddings.embed_query("a")
-    copy: SageMakerEndpointEmbeddings = pickle.loads(pickle.dumps(embeddings))
-    with copy:
-        assert copy == embeddings
-        assert copy.embed_query("a") == embeddings.embed_query("a")
+    other: SageMakerEndpointEmbeddings = pickle.loads(pickle.dumps(embeddings))
+    with other:
+        assert other == embeddings
+        assert other.embed_query("a") == embeddings.embed_query("a")
+
+
+def test_an_object_with_a_client_is_copied_but_not_pickled(connect: Connect) -> None:
+    client = boto3.client("sagemaker-runtime", region_name="us-east-1")
+    embeddings = connect(client=client, model_kwargs={"truncate": True})
+    deep = copy.deepcopy(embeddings)
+    assert deep.client is client
+    assert deep.model_kwargs is not embeddings.model_kwargs
+    with pytest.raises(TypeError, match="give region_name and credentials_profile_name instead"):
+        pickle.dumps(embeddings)
+    client.close()
 
 
 def test_it_is_the_dense_view_of_a_store(server: SageMakerServer, connect: Connect) -> None:
@@ -363,16 +409,22 @@ def test_a_fingerprint_differs_where_documents_would_get_other_vectors() -> None
         {"pooling": "cls"},
         {"normalize": False},
         {"model_kwargs": {"truncate": True}},
+        {"endpoint_kwargs": {"TargetVariant": "blue"}},
+        {"endpoint_kwargs": {"TargetContainerHostname": "one"}},
     ]
     assert len({fingerprint(**given) for given in others}) == len(others)
     assert fingerprint(model="m", region_name="a") == fingerprint(model="m", endpoint_name="f")
     assert fingerprint(query_prompt="query: ", batch_size=2) == fingerprint()
+    assert fingerprint(endpoint_kwargs={"InferenceId": "1"}) == fingerprint()
+    one, two = {"a": 1, "b": UUID(int=1)}, {"b": str(UUID(int=1)), "a": 1}
+    assert fingerprint(model_kwargs=one) == fingerprint(model_kwargs=two)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "no name": ({"endpoint_name": ""}, "at least 1 character"),
-    "client and region": ({"client": object(), "region_name": "a"}, "leave out region_name"),
-    "an argument twice": ({"endpoint_kwargs": {"TargetModel": "m"}}, "TargetModel, which other"),
+    "client and region": ({"client": Mock(), "region_name": "a"}, "leave out region_name"),
+    "another client": ({"client": object()}, r"boto3\.client\('sagemaker-runtime'\)"),
+    "an argument twice": ({"endpoint_kwargs": {"TargetModel": "m"}}, "TargetModel, which is made"),
     "texts in model_kwargs": ({"model_kwargs": {"inputs": []}}, "which are the texts"),
     "no JSON": ({"model_kwargs": {"a": object()}}, "is not JSON"),
     "no pooling": ({"pooling": "max"}, "'mean' or 'cls'"),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
+import anyio
 import pytest
+from botocore.exceptions import ClientError, SSLError
 
+from langchain_hfembed import SageMakerEndpointEmbeddings
 from langchain_hfembed.errors import (
     AuthenticationError,
     ColdStartError,
@@ -18,6 +25,7 @@ from langchain_hfembed.errors import (
     ModelNotFoundError,
     RateLimitError,
 )
+from tests.integration_tests.endpoint.helpers import TEXTS
 from tests.integration_tests.sagemaker.conftest import Connect
 from tests.sagemaker_server import SageMakerServer, aws_error, model_error
 from tests.tei_faults import Fault
@@ -100,10 +108,36 @@ ANSWERS: dict[str, tuple[Fault, type[EmbeddingError], tuple[str, ...]]] = {
         ("text 0", "size 600"),
     ),
     "a reply that is too large": (
-        model_error(500, "Response payload size exceeded the maximum"),
+        model_error(500, "CorruptedFrameException: Message size exceed limit: 7000000"),
+        InvalidInputError,
+        ("Split the text",),
+    ),
+    "a body that is too large": (
+        aws_error(400, "ValidationError", "Request of size 5000000 has oversize body."),
         InvalidInputError,
         ("split the text",),
     ),
+    "no answer from the container": (
+        aws_error(424, "ModelError", "Could not get a response", OriginalStatusCode=0),
+        EndpointTimeoutError,
+        ("Could not get a response",),
+    ),
+    "a container's 400 about time": (
+        model_error(400, "the date in this text timed out"),
+        InvalidInputError,
+        ("text 0",),
+    ),
+    "a queue that is full": (
+        model_error(503, "ServiceUnavailableException: no worker is available"),
+        RateLimitError,
+        ("Lower max_concurrency",),
+    ),
+    "a container that loads": (
+        model_error(503, "Model org/model is currently loading"),
+        ColdStartError,
+        (),
+    ),
+    "a time-out of AWS's": (aws_error(408, "RequestTimeout", "Slow"), EmbeddingError, ("later",)),
     "the container is too slow": (
         aws_error(424, "ModelError", "Your invocation timed out", OriginalStatusCode=0),
         EndpointTimeoutError,
@@ -123,7 +157,6 @@ def test_an_answer_that_is_no_success(case: str, server: SageMakerServer, connec
     assert "the SageMaker endpoint my-endpoint in us-east-1" in said
     for word in words:
         assert word in said
-    assert "secret-key-of-tests" not in said
 
 
 @pytest.mark.parametrize(
@@ -148,6 +181,77 @@ def test_what_will_not_change_is_not_asked_again(
     with pytest.raises(EmbeddingError):
         connect(server).embed_query("a")
     assert len(server.record) == 1
+
+
+def test_a_message_that_quotes_the_session_token_is_cut_before_it(
+    server: SageMakerServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As AWS's messages about signatures do."""
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "the-session-token")
+    said = (
+        "The request signature we calculated does not match. The Canonical String for this "
+        "request should have been 'POST\nx-amz-security-token:{token}\n'"
+    )
+    server.faults = lambda number, entry: aws_error(
+        403,
+        "InvalidSignatureException",
+        said.format(token=entry.headers["x-amz-security-token"]),
+    )
+    with pytest.raises(AuthenticationError, match="does not match") as raised:
+        connect(server).embed_query("a")
+    assert "the-session-token" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (403, "AccessDenied", AuthenticationError),
+        (400, "ValidationError", AuthenticationError),
+        (400, "InvalidIdentityToken", AuthenticationError),
+        (400, "Throttling", RateLimitError),
+        (500, "InternalFailure", EmbeddingError),
+    ],
+)
+def test_an_error_on_the_way_to_credentials_is_about_credentials(
+    status: int, code: str, expected: type[EmbeddingError]
+) -> None:
+    """Such as that of a role which must not be assumed: boto3 raises it from `invoke_endpoint`."""
+    answer = {
+        "Error": {"Code": code, "Message": "no"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    client = Mock()
+    client.invoke_endpoint.side_effect = ClientError(answer, "AssumeRole")
+    embeddings = SageMakerEndpointEmbeddings(endpoint_name="e", client=client, max_retries=0)
+    with pytest.raises(expected, match="AssumeRole: ") as raised:
+        embeddings.embed_query("a")
+    assert type(raised.value) is expected
+    assert ("aws configure" in str(raised.value)) == (expected is AuthenticationError)
+
+
+def test_a_reply_that_is_too_large_is_asked_for_in_parts(
+    server: SageMakerServer, connect: Connect
+) -> None:
+    """And only that one: the limits are as they were."""
+    large = model_error(500, "CorruptedFrameException: Message size exceed limit: 7000000")
+    server.faults = lambda number, entry: (
+        large if "text 500" in " ".join(entry.texts) and entry.inputs > 8 else None
+    )
+    assert len(connect(server, max_concurrency=1).embed_documents(TEXTS)) == 1000
+    assert [entry.inputs for entry in server.record if entry.status == 200].count(32) >= 25
+
+
+def test_a_body_that_aws_refuses_is_sent_in_parts(
+    server: SageMakerServer, connect: Connect
+) -> None:
+    """A serverless endpoint takes 4 MB, and says so as a ValidationError."""
+    large = aws_error(400, "ValidationError", "Request of size 5000000 has oversize body.")
+    server.faults = lambda number, entry: large if entry.body_bytes > 1000 else None
+    embeddings = connect(server)
+    embeddings.embed_documents(TEXTS[:100])
+    server.clear()
+    embeddings.embed_documents(TEXTS[:100])
+    assert {entry.status for entry in server.record} <= {0, 200}
 
 
 # Without an answer
@@ -230,6 +334,74 @@ def test_an_endpoint_that_does_not_answer_in_time(
     with pytest.raises(EndpointTimeoutError, match="Raise timeout, or lower batch_size"):
         connect(server, timeout=0.2, max_retries=1).embed_query("a")
     assert time.monotonic() - started < 4
+
+
+def test_calls_that_were_given_up_do_not_hold_up_others(
+    server: SageMakerServer, connect: Connect
+) -> None:
+    """Their threads wait on, whose number is not limited."""
+    server.faults = lambda number, entry: Fault(delay=3) if entry.texts == ["slow"] else None
+    embeddings = connect(server, max_concurrency=1)
+
+    async def give_up() -> None:
+        with anyio.move_on_after(0.1):
+            await embeddings.aembed_query("slow")
+
+    async def all_of_it() -> float:
+        for _ in range(3):
+            await give_up()
+        started = time.monotonic()
+        await embeddings.aembed_query("quick")
+        return time.monotonic() - started
+
+    assert asyncio.run(all_of_it()) < 1.5
+
+
+def test_the_interpreter_ends_while_a_call_hangs(server: SageMakerServer, connect: Connect) -> None:
+    server.faults = lambda number, entry: Fault(delay=30)
+    connect(server)  # for the environment
+    code = """
+import langchain_hfembed
+embeddings = langchain_hfembed.SageMakerEndpointEmbeddings(
+    endpoint_name="my-endpoint", region_name="us-east-1", timeout=0.5, max_retries=0
+)
+client = embeddings.model_copy(update={"timeout": 20})
+import threading, time
+threading.Thread(target=client.embed_query, args=["a"], daemon=True).start()
+time.sleep(1)
+"""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert time.monotonic() - started < 15
+
+
+def test_an_answer_that_is_cut_off_midway_is_tried_again(
+    server: SageMakerServer, connect: Connect
+) -> None:
+    """Also that of an error, whose body boto3 reads by other means."""
+    cut = replace(aws_error(503, "ServiceUnavailable", "x" * 5000), cut="reset")
+    server.faults = {1: cut, 2: Fault(cut="reset")}
+    assert connect(server).embed_query("a")
+    assert len(server.record) == 3
+
+
+def test_an_address_that_is_none_is_named(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", "vpce-1.amazonaws.com")
+    with pytest.raises(InvalidInputError, match="AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"):
+        connect().embed_query("a")
+
+
+def test_a_certificate_of_nobody_we_trust_is_not_tried_again(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = SSLError(endpoint_url="https://x", error="[SSL: CERTIFICATE_VERIFY_FAILED]")
+    client = Mock()
+    client.invoke_endpoint.side_effect = error
+    with pytest.raises(EmbeddingError, match="AWS_CA_BUNDLE"):
+        connect(client=client).embed_query("a")
+    client.invoke_endpoint.assert_called_once()
 
 
 def test_without_boto3(

@@ -211,17 +211,8 @@ def test_equal_rankings_do_not_differ(store: HybridVectorStore) -> None:
 def test_a_table_is_printed(store: HybridVectorStore) -> None:
     evaluation = evaluate(store, QUERIES, QRELS)
     head, *rows = str(evaluation).splitlines()
-    assert head.split() == [
-        "nDCG@10",
-        "RR@10",
-        "R@100",
-        "nDCG@10",
-        "vs",
-        "fusion",
-        "[95",
-        "%",
-        "CI]",
-    ]
+    named = ["nDCG@10", "RR@10", "R@100"]
+    assert head.split() == [*named, "nDCG@10", "vs", "fusion", "[95", "%", "CI]"]
     assert [row.split()[0] for row in rows] == ["dense", "sparse", "multi-vector", "fusion"]
     assert rows[3].split()[1] == f"{100 * evaluation.means['fusion']['nDCG@10']:.1f}"
     assert f"{evaluation.difference('multi_vector')}" in rows[2]
