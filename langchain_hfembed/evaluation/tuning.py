@@ -100,10 +100,10 @@ class Tuning:
         by_fold = ", ".join(dict.fromkeys(map(_shown, self.fold_fusions)))
         return "\n".join(
             [
-                f"{self.measure} of {len(self.query_ids)} queries, in percent",
+                f"{self.measure} of {len(self.query_ids):,} queries, in percent",
                 f"before         {100 * self.before.mean():.1f}",
-                f"held out       {100 * self.held_out.mean():.1f}  {self.gain} [95 % CI], in "
-                f"{len(self.fold_fusions)} folds",
+                f"held out       {100 * self.held_out.mean():.1f}  {self.gain} (95 % CI; "
+                f"{len(self.fold_fusions)} folds)",
                 f"same queries   {100 * self.in_sample:.1f}",
                 f"best weights   {_shown(self.fusion)}  ({' / '.join(map(view_title, VIEWS))})",
                 f"of the folds   {by_fold}",
