@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from langchain_hfembed.http.sagemaker import SageMakerSettings
 from langchain_hfembed.http.tei import EmbedOptions, json_body, read_json, text_bytes
 from langchain_hfembed.http.token_vectors import Pooling
 
+_ENDPOINT_NAME = re.compile("[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")  # InvokeEndpoint's own pattern
 _REAL_TIME_BODY_BYTES = 6_291_456
 # Arguments of invoke_endpoint that are made from other parameters.
 _MADE_HERE = {
@@ -80,7 +82,7 @@ class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
         ValueError: If arguments contradict each other.
     """
 
-    endpoint_name: str = Field(min_length=1)
+    endpoint_name: str
     region_name: str | None = None
     credentials_profile_name: str | None = None
     client: Any = Field(default=None, repr=False, exclude=True)
@@ -97,6 +99,16 @@ class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
     document_prompt: str | None = None
     show_progress: bool = False
     timeout: float = Field(default=70, gt=0)  # longer than SageMaker's, whose message says more
+
+    @field_validator("endpoint_name")
+    @classmethod
+    def _check_endpoint_name(cls, name: str) -> str:
+        if not _ENDPOINT_NAME.fullmatch(name):
+            raise ValueError(
+                f"endpoint_name={name!r} can't be one: give the name alone, such as 'my-endpoint', "
+                "without a URL or an ARN"
+            )
+        return name
 
     @field_validator("endpoint_kwargs", "model_kwargs", mode="before")
     @classmethod

@@ -56,6 +56,8 @@ def load_beir(
         dataset".
     """
     folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise InvalidInputError(f"there is no folder {folder}")
     qrels = _read_qrels(_qrels_file(folder, split))
     texts = dict(_read_texts(_queries_file(folder, split)))
     queries = {query_id: texts[query_id] for query_id in qrels if query_id in texts}

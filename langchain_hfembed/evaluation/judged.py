@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from langchain_hfembed.embeddings.base import check_text, warn
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.scoring import Scores
 from langchain_hfembed.vectors import FloatArray
@@ -54,24 +56,69 @@ def score_queries(
         fetch_k: Candidates of the dense and of the sparse view, each; None for the store's.
         show_progress: Show a bar.
 
+    Warns:
+        UserWarning: If relevant documents are not in the store; they count as not found.
+
     Raises:
-        InvalidInputError: If no query has judgements, or the store is empty.
+        InvalidInputError: If no query has judgements, one is blank, none of the relevant documents
+            is in the store, or the judgements are not of the right types.
     """
+    _check_types(queries, qrels)
     judged = {query_id: text for query_id, text in queries.items() if qrels.get(query_id)}
+    if blank := [query_id for query_id, text in judged.items() if not text.strip()]:
+        raise InvalidInputError(f"the query {blank[0]!r} is blank; write it, or leave it out")
     if not judged:
         raise InvalidInputError(
             f"none of the {len(queries)} queries has a judgement. Check that the ids in qrels are "
             "those of the queries"
         )
+    _check_documents(store, [qrels[query_id] for query_id in judged])
     found = store.candidates(list(judged.values()), fetch_k)
     with tqdm(found, total=len(judged), desc="searching", disable=not show_progress) as bar:
-        scored = [
+        return [
             JudgedQuery(query_id, candidates.ids, candidates.scores, qrels[query_id])
             for query_id, candidates in zip(judged, bar, strict=True)
         ]
-    if not any(query.candidates for query in scored):
-        raise InvalidInputError("nothing was found for any query; is the store empty?")
-    return scored
+
+
+def _check_types(queries: object, qrels: object) -> None:
+    if not isinstance(queries, Mapping) or not isinstance(qrels, Mapping):
+        raise InvalidInputError(
+            f"queries and qrels are {type(queries).__name__} and {type(qrels).__name__}; give "
+            "dictionaries by query id: {'q1': 'what does 424 mean?'}, {'q1': {'document-id': 1}}"
+        )
+    for query_id, text in queries.items():
+        check_text(text, None, f"the query {query_id!r}")
+    for query_id, judgements in qrels.items():
+        if not isinstance(judgements, Mapping) or not all(
+            isinstance(relevance, int) for relevance in judgements.values()
+        ):
+            raise InvalidInputError(
+                f"the judgements of {query_id!r} are {reprlib.repr(judgements)}; give whole "
+                "numbers by document id, such as {'document-id': 1}"
+            )
+
+
+def _check_documents(store: HybridVectorStore, judgements: Iterable[Mapping[str, int]]) -> None:
+    """Warn of relevant documents that are not there, which lowers all measures; refuse none."""
+    relevant = dict.fromkeys(
+        document_id
+        for relevance in judgements
+        for document_id, degree in relevance.items()
+        if degree > 0
+    )
+    found = {document.id for document in store.get_by_ids(list(relevant))}
+    if not (missing := [document_id for document_id in relevant if document_id not in found]):
+        return
+    if not found:
+        raise InvalidInputError(
+            f"none of the {len(relevant)} relevant documents is in the store, such as "
+            f"{missing[0]!r}. Fill the store, or give qrels its documents' ids"
+        )
+    warn(
+        f"{len(missing)} of {len(relevant)} relevant documents are not in the store, such as "
+        f"{missing[0]!r}, and count as not found. Check that qrels have its documents' ids"
+    )
 
 
 class Judge:

@@ -58,7 +58,15 @@ def _triangle(axes: Axes, tuning: Tuning) -> TriContourSet:
     for label, fusion, marker, size in marks:
         left, height = _places([fusion])[0]
         axes.scatter(
-            left, height, size, "white", marker=marker, edgecolor="black", label=label, zorder=3
+            left,
+            height,
+            size,
+            "white",
+            marker=marker,
+            edgecolor="black",
+            label=label,
+            zorder=3,
+            clip_on=False,
         )
     for (left, height), view, side in zip(
         _CORNERS, VIEWS, ("right", "left", "center"), strict=True
@@ -80,8 +88,9 @@ def _triangle(axes: Axes, tuning: Tuning) -> TriContourSet:
 
 
 def _line(axes: Axes, tuning: Tuning, first: View, second: View) -> None:
-    weights = [getattr(fusion, second) for fusion in tuning.grid]
-    axes.plot(weights, 100 * tuning.means, marker=".")
+    weights = np.array([getattr(fusion, second) for fusion in tuning.grid])
+    order = weights.argsort()
+    axes.plot(weights[order], 100 * tuning.means[order], marker=".")
     best = getattr(tuning.fusion, second), 100 * tuning.in_sample
     axes.scatter(*best, marker="*", s=180, zorder=3, label="best")
     axes.set_xlabel(f"weight of {view_title(second)}; the rest is {view_title(first)}'s")

@@ -33,7 +33,7 @@ class Tuning:
         fusion: With the weights that are best on all the queries; for `HybridVectorStore`.
         measure: What was maximised, such as `"nDCG@10"`; all figures are in `[0, 1]`.
         query_ids: The queries.
-        grid: The weights that were tried.
+        grid: The weights that were tried, the nearest to the store's first.
         values: The measure for each of them and each query, shape `(len(grid), queries)`.
         before: The measure for the fusion that the store had, shape `(queries,)`.
         held_out: For each query, with the weights that are best on the *other* folds, shape
@@ -98,17 +98,20 @@ class Tuning:
 
     def __str__(self) -> str:
         by_fold = ", ".join(dict.fromkeys(map(_shown, self.fold_fusions)))
-        return "\n".join(
+        gain = self.gain
+        lines = "\n".join(
             [
                 f"{self.measure} of {len(self.query_ids):,} queries, in percent",
                 f"before         {100 * self.before.mean():.1f}",
-                f"held out       {100 * self.held_out.mean():.1f}  {self.gain} (95 % CI; "
+                f"held out       {100 * self.held_out.mean():.1f}  {gain} (95 % CI; "
                 f"{len(self.fold_fusions)} folds)",
                 f"same queries   {100 * self.in_sample:.1f}",
                 f"best weights   {_shown(self.fusion)}  ({' / '.join(map(view_title, VIEWS))})",
                 f"of the folds   {by_fold}",
             ]
         )
+        doubt = "\nThe gain may be chance: keep the weights as they were." if gain.low <= 0 else ""
+        return lines + doubt
 
 
 def tune_weights(
@@ -156,7 +159,11 @@ def tune_scores(judged: Sequence[JudgedQuery], fusion: Fusion, folds: int, k: in
             f"folds={folds} must be from 2 to the number of queries, {len(judged)}"
         )
     normalization = fusion.normalization if isinstance(fusion, WeightedSum) else "min_max"
-    grid = simplex(views, normalization)
+    current = fusion if isinstance(fusion, WeightedSum) else WeightedSum()
+    # The nearest to what there is come first: of equally good weights, the first are taken.
+    grid = tuple(
+        sorted(simplex(views, normalization), key=lambda tried: _distance(tried, current, views))
+    )
     judge = Judge(judged, [k])
     name = f"nDCG@{k}"
     fused = [_fused_by_all(query, grid, views) for query in judged]
@@ -189,6 +196,14 @@ def simplex(
         for shares in product(range(_STEPS + 1), repeat=len(views))
         if sum(shares) == _STEPS
     )
+
+
+def _distance(one: WeightedSum, other: WeightedSum, views: Sequence[View]) -> float:
+    """Between weights, both of which add up to 1."""
+    weights = np.array([[getattr(fusion, view) for view in views] for fusion in (one, other)])
+    totals = weights.sum(axis=1, keepdims=True)
+    shares = weights / np.where(totals > 0, totals, 1)
+    return float(np.linalg.norm(shares[0] - shares[1]))
 
 
 def _fused_by_all(

@@ -204,7 +204,7 @@ def read_broken_call(error: BotoCoreError | HTTPError, where: str) -> Exception:
         where: The endpoint, for messages.
     """
     names = {cls.__name__ for cls in type(error).__mro__}
-    said = f"{type(error).__name__}: {error}"
+    said = f"{type(error).__name__}: {error}".rstrip(".")
     if names & _CREDENTIAL_ERRORS:
         return AuthenticationError(f"{where} can't be asked: {said}. {_CREDENTIALS_REMEDY}")
     if "NoRegionError" in names:

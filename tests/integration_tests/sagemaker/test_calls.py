@@ -421,7 +421,8 @@ def test_a_fingerprint_differs_where_documents_would_get_other_vectors() -> None
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "no name": ({"endpoint_name": ""}, "at least 1 character"),
+    "no name": ({"endpoint_name": ""}, "give the name alone"),
+    "an ARN": ({"endpoint_name": "arn:aws:sagemaker:a:1:endpoint/e"}, "or an ARN"),
     "client and region": ({"client": Mock(), "region_name": "a"}, "leave out region_name"),
     "another client": ({"client": object()}, r"boto3\.client\('sagemaker-runtime'\)"),
     "an argument twice": ({"endpoint_kwargs": {"TargetModel": "m"}}, "TargetModel, which is made"),

@@ -115,6 +115,11 @@ def test_a_file_that_is_damaged_is_named(content: bytes, beir: Path) -> None:
         load_beir(beir)
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"there is no folder .*absent"):
+        load_beir(tmp_path / "absent")
+
+
 def test_ids_that_do_not_agree_are_an_error(beir: Path) -> None:
     write_qrels(beir / "qrels.tsv", {"1": {"limits": 1}})
     with pytest.raises(InvalidInputError, match="none of the judged queries"):

@@ -62,7 +62,7 @@ def test_another_corpus_or_model_gets_another_index(
     hfembed("eval", beir, "--model", "a")
     hfembed("eval", beir, "--model", "b")
     corpus = beir / "corpus.jsonl"
-    corpus.write_text(corpus.read_text().replace("bread", "cake"))
+    corpus.write_text(corpus.read_text().replace("loaf", "cake"))
     hfembed("eval", beir, "--model", "a")
     assert len(list(cache.rglob("*.db"))) == 3
 
