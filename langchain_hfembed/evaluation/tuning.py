@@ -199,7 +199,7 @@ def simplex(
 
 
 def _distance(one: WeightedSum, other: WeightedSum, views: Sequence[View]) -> float:
-    """Between weights, both of which add up to 1."""
+    """How far apart weights are, once both add up to 1."""
     weights = np.array([[getattr(fusion, view) for view in views] for fusion in (one, other)])
     totals = weights.sum(axis=1, keepdims=True)
     shares = weights / np.where(totals > 0, totals, 1)
