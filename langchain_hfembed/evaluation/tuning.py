@@ -166,8 +166,14 @@ def tune_scores(judged: Sequence[JudgedQuery], fusion: Fusion, folds: int, k: in
     )
     judge = Judge(judged, [k])
     name = f"nDCG@{k}"
-    fused = [_fused_by_all(query, grid, views) for query in judged]
-    values = np.array([judge.measure(rows[i] for rows in fused)[name] for i in range(len(grid))])
+    normalized = [_normalized(query, views, normalization) for query in judged]
+    weights = np.array([[getattr(fusion, view) for view in views] for fusion in grid])
+    values = np.array(
+        [
+            judge.measure((row @ scores).astype(np.float32) for scores in normalized)[name]
+            for row in weights
+        ]
+    )
     before = judge.measure(fuse(fusion, query.scores) for query in judged)[name]
     held_out, chosen = _cross_validate(values, folds)
     return Tuning(
@@ -206,14 +212,12 @@ def _distance(one: WeightedSum, other: WeightedSum, views: Sequence[View]) -> fl
     return float(np.linalg.norm(shares[0] - shares[1]))
 
 
-def _fused_by_all(
-    query: JudgedQuery, grid: Sequence[WeightedSum], views: Sequence[View]
-) -> NDArray[np.float32]:
-    """The scores of a query's candidates for all weights, shape `(len(grid), n)`."""
-    # A view's share for the weight 1, which is its normalised score.
-    alone = [_alone(view, grid[0].normalization).shares(query.scores)[view] for view in views]
-    weights = np.array([[getattr(fusion, view) for view in views] for fusion in grid])
-    return (weights @ np.array(alone)).astype(np.float32)
+def _normalized(
+    query: JudgedQuery, views: Sequence[View], normalization: Normalization | None
+) -> NDArray[np.float64]:
+    """The scores of a query's candidates on the fusion's scale, shape `(views, n)`."""
+    # A view's share for the weight 1 is its normalised score.
+    return np.array([_alone(view, normalization).shares(query.scores)[view] for view in views])
 
 
 def _alone(view: View, normalization: Normalization | None) -> WeightedSum:
