@@ -235,8 +235,8 @@ class HybridVectorStore(VectorStore):
             fetch_k: Candidates of the dense and of the sparse view, each; None for the store's.
             filter: Which documents to look at; as in `search`.
 
-        Yields:
-            The candidates of each query, in the order of the queries.
+        Returns:
+            The candidates of each query, in the order of the queries, as they are asked for.
 
         Raises:
             InvalidInputError: If a query can't be encoded, or `fetch_k` is below 1.
@@ -244,9 +244,14 @@ class HybridVectorStore(VectorStore):
         _check_counts(1, fetch_k)
         filter_ = _parsed(filter)
         self._bind()
+        return self._candidates(queries, fetch_k or self.fetch_k, filter_)
+
+    def _candidates(
+        self, queries: Sequence[str], fetch_k: int, filter_: Filter | None
+    ) -> Iterator[Candidates]:
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
             for query in self.encoder.encode_queries(queries[start : start + _QUERIES_AT_ONCE]):
-                yield self.index.search(query, fetch_k or self.fetch_k, filter_)
+                yield self.index.search(query, fetch_k, filter_)
 
     def explain(
         self,

@@ -95,6 +95,8 @@ def evaluate(
     from langchain_hfembed.evaluation.report import FUSION, evaluate_scores
     from langchain_hfembed.evaluation.tuning import tune_scores
 
+    if collection is not None and index is None:
+        raise typer.BadParameter("is of a Qdrant server; give --index", param_hint="--collection")
     cuts = k or _K
     tune = tune or tune_on is not None
     _check_plot(plot, tune=tune)
@@ -102,6 +104,8 @@ def evaluate(
     depth = max(fetch_k, *cuts)
     tested = load_beir(path, split, corpus=index is None)
     tuned_on = tested if tune_on is None else load_beir(path, tune_on, corpus=False)
+    if tune:
+        _check_tuning(tested, tuned_on, tune_on, folds)
     started = time.monotonic()
     with closing(_open_store(tested, model, index, collection, console)) as store:
         indexed = time.monotonic()
@@ -126,8 +130,6 @@ def evaluate(
             fusions["tuned"] = tuning.fusion
         evaluation = evaluate_scores(judged, fusions, cuts)
         documents, name = store.index.count(), store.encoder.model_name
-    if tuning is not None and plot is not None:
-        tuning.plot(plot)
     seconds = {"indexing": indexed - started, "measuring": time.monotonic() - indexed}
     if as_json:
         found = {
@@ -140,12 +142,35 @@ def evaluate(
             "seconds": {what: round(took, 1) for what, took in seconds.items()},
         }
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        _save_plot(tuning, plot)
         return
     part = f"{tested.name}, {split}" if split else tested.name
     title = f"{part}: {documents:,} documents, model {_short(name)}"
     _show(Console(), title, evaluation, tuning, tune_on)
     took = ", ".join(f"{what} {duration(time_)}" for what, time_ in seconds.items())
     console.print(f"[dim]{took}[/dim]", highlight=False)
+    _save_plot(tuning, plot)
+
+
+def _save_plot(tuning: Tuning | None, plot: Path | None) -> None:
+    """Save it last: a disk that is full must not take the figures along."""
+    if tuning is not None and plot is not None:
+        tuning.plot(plot)
+
+
+def _check_tuning(
+    tested: Collection, tuned_on: Collection, tune_on: str | None, folds: int
+) -> None:
+    """Refuse what would not tell how well weights hold, before anything takes long."""
+    from langchain_hfembed.evaluation.tuning import check_folds
+
+    check_folds(folds, len(tuned_on.queries))
+    if tune_on is not None and (shared := tested.queries.keys() & tuned_on.queries.keys()):
+        raise typer.BadParameter(
+            f"{len(shared)} of its queries are measured, too, such as {min(shared)!r}, and weights "
+            "look too good on queries that chose them; take --tune, or another split",
+            param_hint="--tune-on",
+        )
 
 
 def _check_plot(plot: Path | None, *, tune: bool) -> None:
@@ -156,6 +181,8 @@ def _check_plot(plot: Path | None, *, tune: bool) -> None:
         raise typer.BadParameter("draws what --tune finds; add --tune", param_hint="--plot")
     if plot.suffix.lower() not in _PLOTS:
         raise typer.BadParameter(f"{plot} must end in {' or '.join(_PLOTS)}", param_hint="--plot")
+    if plot.is_dir():
+        raise typer.BadParameter(f"{plot} is a folder", param_hint="--plot")
     if not plot.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {plot.parent}", param_hint="--plot")
     importlib.import_module("langchain_hfembed.evaluation.plot")  # which says what to install

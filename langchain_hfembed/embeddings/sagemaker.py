@@ -73,7 +73,8 @@ class SageMakerEndpointEmbeddings(RemoteClient, RemoteEmbeddings):
         show_progress: Show a progress bar over documents.
         batch_size: Texts a request, at most; None for 32. Less where the replies, with one vector a
             token, grow beyond what SageMaker lets through.
-        max_concurrency: Requests in flight, at most, of all threads and event loops together.
+        max_concurrency: Requests in flight, at most, of all threads and event loops together; those
+            that were given up may still run, as boto3 can't be stopped.
         timeout: Seconds that one request may take in all; SageMaker itself gives up after 60.
         max_retries: Attempts after the first one; boto3's own retries are off.
         cold_start_timeout: Seconds to wait for a model that is being loaded.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from os import PathLike
@@ -12,8 +13,10 @@ from typing import Any
 
 from langchain_core.documents import Document
 
+from langchain_hfembed.embeddings.base import check_text
 from langchain_hfembed.errors import InvalidInputError
 
+HIGHEST = 1000
 Qrels = dict[str, dict[str, int]]
 
 
@@ -70,6 +73,11 @@ def load_beir(
     return Collection(folder.resolve().name, queries, qrels, documents)
 
 
+def is_relevance(value: object) -> bool:
+    """Whether trec_eval can count with it: beyond some limit its sums are garbage."""
+    return isinstance(value, int) and -HIGHEST <= value <= HIGHEST
+
+
 def _read_corpus(folder: Path, wanted: bool) -> Iterator[tuple[str, str]]:
     return _read_texts(_first_of(folder, _may_end_in_gz("corpus.jsonl"))) if wanted else iter(())
 
@@ -105,8 +113,10 @@ def _read_texts(file: Path) -> Iterator[tuple[str, str]]:
         try:
             record: Any = json.loads(line)
             id_, title, text = record["_id"], record.get("title") or "", record["text"]
-            if not isinstance(text, str) or not isinstance(title, str):
+            if not isinstance(id_, (str, int)) or not isinstance(title, str):
                 raise TypeError
+            check_text(text, None)
+            check_text(title, None)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise InvalidInputError(
                 f"{file}, line {number}: expected an object such as "
@@ -122,12 +132,16 @@ def _read_qrels(file: Path) -> Qrels:
         try:
             query_id, document_id, score = fields
             relevance = int(score)
+            if not is_relevance(relevance):
+                raise ValueError
         except ValueError:
-            if number == 1 and len(fields) == 3:  # the names of the columns
+            if (
+                number == 1 and len(fields) == 3 and not fields[2].isdigit()
+            ):  # the names of the columns
                 continue
             raise InvalidInputError(
                 f"{file}, line {number}: expected query id, document id and relevance, a whole "
-                f"number, with tabs between them, got {line.strip()[:80]!r}"
+                f"number up to {HIGHEST}, with tabs between them, got {line.strip()[:80]!r}"
             ) from None
         qrels.setdefault(query_id, {})[document_id] = relevance
     return qrels
@@ -141,5 +155,5 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, line
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InvalidInputError(f"{file} can't be read: {error}. Fetch it again") from None

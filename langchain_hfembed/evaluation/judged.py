@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from langchain_hfembed.embeddings.base import check_text, warn
 from langchain_hfembed.errors import InvalidInputError
+from langchain_hfembed.evaluation.collection import HIGHEST, is_relevance
 from langchain_hfembed.scoring import Scores
 from langchain_hfembed.vectors import FloatArray
 from langchain_hfembed.vectorstore import HybridVectorStore
@@ -90,12 +91,10 @@ def _check_types(queries: object, qrels: object) -> None:
     for query_id, text in queries.items():
         check_text(text, None, f"the query {query_id!r}")
     for query_id, judgements in qrels.items():
-        if not isinstance(judgements, Mapping) or not all(
-            isinstance(relevance, int) for relevance in judgements.values()
-        ):
+        if not isinstance(judgements, Mapping) or not all(map(is_relevance, judgements.values())):
             raise InvalidInputError(
-                f"the judgements of {query_id!r} are {reprlib.repr(judgements)}; give whole "
-                "numbers by document id, such as {'document-id': 1}"
+                f"the judgements of {query_id!r} are {reprlib.repr(judgements)}. Give whole "
+                f"numbers up to {HIGHEST} by document id, such as {{'document-id': 1}}"
             )
 
 

@@ -167,8 +167,8 @@ def evaluate(
     Args:
         store: With the documents.
         queries: Texts by query id.
-        qrels: Relevance by query id and document id; 0 is not relevant. Queries without any are
-            left out.
+        qrels: Relevance by query id and document id; 0 is not relevant. Queries without any
+            judgement are left out; those with nothing but 0 count as 0, as in trec_eval.
         k: Where rankings are cut: nDCG, RR and R are measured at each.
         fusions: What to compare, by name; None for the store's own, named `"fusion"`.
         fetch_k: At least the largest k; None for the store's.
@@ -185,6 +185,7 @@ def evaluate(
         nDCG: Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418, as trec_eval has it.
     """
     check_cuts(k)
+    check_fetch_k(fetch_k)
     fusions = {FUSION: store.fusion} if fusions is None else fusions
     depth = max(*k, store.fetch_k if fetch_k is None else fetch_k)
     judged = score_queries(store, queries, qrels, fetch_k=depth, show_progress=show_progress)
@@ -234,6 +235,12 @@ def paired_difference(values: NDArray[np.float64], baseline: NDArray[np.float64]
         random_state=np.random.default_rng(0),
     ).confidence_interval
     return Difference(float(differences.mean()), float(interval.low), float(interval.high))
+
+
+def check_fetch_k(fetch_k: object) -> None:
+    """Raise InvalidInputError unless there can be so many candidates."""
+    if fetch_k is not None and (not isinstance(fetch_k, int) or fetch_k < 1):
+        raise InvalidInputError(f"fetch_k={fetch_k!r} must be a whole number, 1 or more")
 
 
 def check_cuts(k: object) -> None:

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.evaluation.judged import Judge, JudgedQuery, score_queries
-from langchain_hfembed.evaluation.report import Difference, check_cuts, paired_difference
+from langchain_hfembed.evaluation.report import (
+    Difference,
+    check_cuts,
+    check_fetch_k,
+    paired_difference,
+)
 from langchain_hfembed.fusion import Fusion, Normalization, WeightedSum, fuse
 from langchain_hfembed.vectors import VIEWS, View, view_title
 from langchain_hfembed.vectorstore import HybridVectorStore
@@ -144,6 +149,7 @@ def tune_weights(
         InvalidInputError: If the encoder has one view only, or there are fewer queries than folds.
     """
     check_cuts([k])
+    check_fetch_k(fetch_k)
     depth = max(k, store.fetch_k if fetch_k is None else fetch_k)
     judged = score_queries(store, queries, qrels, fetch_k=depth, show_progress=show_progress)
     return tune_scores(judged, store.fusion, folds, k)
@@ -154,10 +160,7 @@ def tune_scores(judged: Sequence[JudgedQuery], fusion: Fusion, folds: int, k: in
     views = [view for view, _ in judged[0].scores.present()]
     if len(views) < 2:
         raise InvalidInputError(f"there is one view only, {views[0]}, and so nothing to weigh")
-    if not 2 <= folds <= len(judged):
-        raise InvalidInputError(
-            f"folds={folds} must be from 2 to the number of queries, {len(judged)}"
-        )
+    check_folds(folds, len(judged))
     normalization = fusion.normalization if isinstance(fusion, WeightedSum) else "min_max"
     current = fusion if isinstance(fusion, WeightedSum) else WeightedSum()
     # The nearest to what there is come first: of equally good weights, the first are taken.
@@ -188,6 +191,14 @@ def tune_scores(judged: Sequence[JudgedQuery], fusion: Fusion, folds: int, k: in
     )
 
 
+def check_folds(folds: object, queries: int) -> None:
+    """Raise InvalidInputError unless so many queries can be dealt into so many folds."""
+    if not isinstance(folds, int) or not 2 <= folds <= queries:
+        raise InvalidInputError(
+            f"folds={folds} must be a whole number from 2 to the number of queries, {queries}"
+        )
+
+
 def simplex(
     views: Sequence[View], normalization: Normalization | None = "min_max"
 ) -> tuple[WeightedSum, ...]:
@@ -216,6 +227,8 @@ def _normalized(
     query: JudgedQuery, views: Sequence[View], normalization: Normalization | None
 ) -> NDArray[np.float64]:
     """The scores of a query's candidates on the fusion's scale, shape `(views, n)`."""
+    if not query.candidates:
+        return np.empty((len(views), 0))
     # A view's share for the weight 1 is its normalised score.
     return np.array([_alone(view, normalization).shares(query.scores)[view] for view in views])
 

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -82,12 +83,13 @@ async def in_daemon_thread(function: Callable[..., T], *arguments: object) -> T:
     keeps the interpreter from ending, as one of an executor's would.
     """
     future: Future[T] = Future()
+    context = copy_context()  # in which a tracer may keep the span that this is a part of
 
     def work() -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
-            result = function(*arguments)
+            result = context.run(function, *arguments)
         except BaseException as error:  # noqa: BLE001 - it is for the one who waits
             future.set_exception(error)
         else:

@@ -214,7 +214,7 @@ def read_broken_call(error: BotoCoreError | HTTPError, where: str) -> Exception:
         )
     if names & {"ParamValidationError", "InvalidRegionError", "UnknownServiceError"}:
         return InvalidInputError(f"{where} can't be asked: {said}. Change the parameter it names")
-    if "ReadTimeoutError" in names or "ConnectTimeoutError" in names:
+    if "ReadTimeoutError" in names:
         return PassingFailure(
             EndpointTimeoutError(
                 f"{where} did not answer in time: {said}. Raise timeout, or lower batch_size"

@@ -89,6 +89,9 @@ WRONG_LINES: dict[str, tuple[str, str, str]] = {
     "no object": ("corpus.jsonl", "[1]", "line 1: expected an object"),
     "no id": ("queries.jsonl", '{"id": "1", "text": "a"}', "queries.jsonl, line 1"),
     "no text": ("queries.jsonl", '{"_id": "1", "text": 5}', "line 1: expected an object"),
+    "an id that is none": ("corpus.jsonl", '{"_id": null, "text": "a"}', "corpus.jsonl, line 1"),
+    "half a pair": ("corpus.jsonl", r'{"_id": "1", "text": "\ud83d a"}', "corpus.jsonl, line 1"),
+    "a time": ("qrels.tsv", "q1\tlimits\t1732838400", "a whole number up to 1000"),
     "two columns": ("qrels.tsv", "q1\tlimits", "qrels.tsv, line 1: expected query id"),
     "no number": ("qrels.tsv", "q1\tlimits\t1\nq2\tlimits\thigh", "line 2.*'q2.tlimits.thigh'"),
     "blanks for tabs": ("qrels.tsv", "q1 limits 1", "with tabs between them"),
@@ -124,3 +127,14 @@ def test_ids_that_do_not_agree_are_an_error(beir: Path) -> None:
     write_qrels(beir / "qrels.tsv", {"1": {"limits": 1}})
     with pytest.raises(InvalidInputError, match="none of the judged queries"):
         load_beir(beir)
+
+
+def test_a_file_that_is_damaged_in_its_middle_is_named(beir: Path) -> None:
+    content = bytearray(gzip.compress((beir / "corpus.jsonl").read_bytes(), mtime=0))
+    (beir / "corpus.jsonl").unlink()
+    for position in range(12, len(content) - 8, 7):
+        damaged = content.copy()
+        damaged[position] ^= 0xFF
+        (beir / "corpus.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(InvalidInputError, match=r"corpus\.jsonl\.gz"):
+            load_beir(beir)

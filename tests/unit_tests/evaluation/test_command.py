@@ -137,13 +137,26 @@ MISTAKES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no such index": (("--index", "no.db"), 1, "there is no index"),
     "too many folds": (("--tune", "--folds", "9"), 1, "folds=9"),
     "k": (("--k", "0"), 2, "--k"),
+    "plot is a folder": (("--tune", "--plot", "folder.png"), 2, "is a folder"),
+    "collection of no server": (("--collection", "c"), 2, "give --index"),
+    "tuned on what is measured": (
+        ("--split", "again", "--tune-on", "again", "--folds", "2"),
+        2,
+        "6 of its queries",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_named(case: str, beir: Path, encoders: list[HashEncoder]) -> None:
+def test_a_mistake_is_named_before_anything_takes_long(
+    case: str, beir: Path, encoders: list[HashEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
     options, code, said = MISTAKES[case]
+    monkeypatch.chdir(beir)
+    Path("folder.png").mkdir()
+    write_qrels(beir / "qrels.again.tsv", QRELS)
     found = hfembed("eval", beir, *options)
+    assert not any(encoder.encoded for encoder in encoders)
     assert (found.code, said in " ".join(found.err.replace("│", " ").split())) == (code, True), (
         found.err
     )

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from langchain_hfembed import HybridVectorStore, ReciprocalRankFusion, WeightedSum
 from langchain_hfembed.errors import InvalidInputError
-from langchain_hfembed.evaluation import Collection, evaluate, load_beir
+from langchain_hfembed.evaluation import Collection, evaluate, load_beir, tune_weights
 from langchain_hfembed.evaluation.judged import Judge, JudgedQuery
 from langchain_hfembed.evaluation.report import paired_difference
 from langchain_hfembed.hits import find
@@ -243,6 +244,15 @@ def test_cuts_are_whole_numbers(k: object, store: HybridVectorStore) -> None:
         evaluate(store, QUERIES, QRELS, k)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("fetch_k", [0, -5, 1.5])
+def test_candidates_are_counted_in_whole_numbers(fetch_k: Any, store: HybridVectorStore) -> None:
+    for call in (evaluate, tune_weights):
+        with pytest.raises(InvalidInputError, match="fetch_k"):
+            call(store, QUERIES, QRELS, fetch_k=fetch_k)
+    with pytest.raises(InvalidInputError, match="fetch_k"):
+        store.candidates(["a"], fetch_k)  # at once, and not when the first one is asked for
+
+
 @pytest.mark.parametrize("names", [["dense"], []])
 def test_fusions_have_names_of_their_own(names: list[str], store: HybridVectorStore) -> None:
     with pytest.raises(InvalidInputError, match="must have names"):
@@ -267,8 +277,13 @@ def test_relevant_documents_that_are_not_there_are_warned_of(store: HybridVector
 WRONG_TYPES: dict[str, tuple[object, object, str]] = {
     "queries as a list": (["a"], QRELS, "list and dict; give dictionaries"),
     "swapped": (QRELS, QUERIES, "the query 'q1' is dict"),
-    "sets of ids": (QUERIES, {"q1": {"limits"}}, "the judgements of 'q1' are {'limits'}"),
-    "fractions": (QUERIES, {"q1": {"limits": 0.5}}, "give whole numbers"),
+    "sets of ids": (
+        QUERIES,
+        {"q1": {"limits"}},
+        "the judgements of 'q1' are {'limits'}. Give",
+    ),
+    "fractions": (QUERIES, {"q1": {"limits": 0.5}}, "Give whole numbers"),
+    "a time": (QUERIES, {"q1": {"limits": 10**10}}, "up to 1000"),
     "a blank query": ({**QUERIES, "q1": " "}, QRELS, "the query 'q1' is blank"),
 }
 

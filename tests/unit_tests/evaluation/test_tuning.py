@@ -145,9 +145,11 @@ def test_a_store_is_tuned_and_its_scores_computed_once() -> None:
     assert evaluation.means["before"]["nDCG@3"] == pytest.approx(tuning.before.mean())
 
 
-@pytest.mark.parametrize("folds", [1, 0, 7])
+@pytest.mark.parametrize("folds", [1, 0, 7, 2.0])
 def test_folds_are_from_two_to_the_number_of_queries(folds: int) -> None:
-    with pytest.raises(InvalidInputError, match=f"folds={folds} must be from 2 .* 6"):
+    with pytest.raises(
+        InvalidInputError, match=f"folds={folds} must be a whole number from 2 .* 6"
+    ):
         tune_scores(queries(ALL, count=6), WeightedSum(), folds=folds, k=10)
 
 
@@ -167,6 +169,12 @@ def test_of_equally_good_weights_those_nearest_to_the_old_ones_are_taken(
         for view in VIEWS:
             assert getattr(fusion, view) == pytest.approx(getattr(current, view) / total)
     assert "keep the weights as they were" in str(tuning)
+
+
+def test_a_query_without_candidates_counts_as_nothing_found() -> None:
+    empty = JudgedQuery("none", [], Scores(**{v: np.empty(0, np.float32) for v in VIEWS}), {"d": 1})
+    tuning = tune_scores([*queries(ALL, count=4), empty], WeightedSum(), folds=2, k=10)
+    assert tuning.values[:, 4].tolist() == [0] * len(tuning.grid)
 
 
 # Output
