@@ -86,7 +86,7 @@ class HybridVectorStore(VectorStore):
         self.encoder = as_encoder(embedding)
         self._embedding = embedding
         self.fusion: Fusion = WeightedSum() if fusion is None else fusion
-        _check_counts(1, fetch_k)
+        check_counts(1, fetch_k)
         self.fetch_k = fetch_k
         if index is None:
             index = SQLiteIndex(":memory:" if path is None else path)
@@ -241,7 +241,7 @@ class HybridVectorStore(VectorStore):
         Raises:
             InvalidInputError: If a query can't be encoded, or `fetch_k` is below 1.
         """
-        _check_counts(1, fetch_k)
+        check_counts(1, fetch_k)
         filter_ = _parsed(filter)
         self._bind()
         return self._candidates(queries, fetch_k or self.fetch_k, filter_)
@@ -281,7 +281,7 @@ class HybridVectorStore(VectorStore):
             InvalidInputError: If there is no such document, or the query can't be encoded.
         """
         _check_ids([id])
-        _check_counts(k, fetch_k)
+        check_counts(k, fetch_k)
         self._bind()
         return explain(
             self.index,
@@ -312,7 +312,7 @@ class HybridVectorStore(VectorStore):
     ) -> list[Document]:
         """Documents nearest to a dense vector, by the dense view alone."""
         _refuse(kwargs)
-        _check_counts(k)
+        check_counts(k)
         hits = self._hits(_dense_only(embedding), k, fusion=_COSINE, filter_=_parsed(filter))
         return [hit.document for hit in hits]
 
@@ -338,7 +338,7 @@ class HybridVectorStore(VectorStore):
         Source:
             Carbonell and Goldstein 1998, doi:10.1145/290941.291025; on dense vectors.
         """
-        _check_counts(k, fetch_k)
+        check_counts(k, fetch_k)
         filter_ = _parsed(filter)
         [encoded] = self.encoder.encode_queries([query])
         with self.index.snapshot():
@@ -356,7 +356,7 @@ class HybridVectorStore(VectorStore):
     ) -> list[Document]:
         """Like `max_marginal_relevance_search`, by the dense view alone."""
         _refuse(kwargs)
-        _check_counts(k, fetch_k)
+        check_counts(k, fetch_k)
         query = _dense_only(embedding)
         with self.index.snapshot():
             hits = self._hits(query, max(fetch_k, k), fusion=_COSINE, filter_=_parsed(filter))
@@ -409,7 +409,7 @@ class HybridVectorStore(VectorStore):
         **unknown: Any,
     ) -> list[Hit]:
         _refuse(unknown)
-        _check_counts(k, fetch_k)
+        check_counts(k, fetch_k)
         filter_ = _parsed(filter)  # a mistake in it is found before the model runs
         [encoded] = self.encoder.encode_queries([query])
         return self._hits(encoded, k, fetch_k, fusion, filter_)
@@ -491,7 +491,8 @@ def _dense_only(embedding: list[float]) -> HybridEmbedding:
     return HybridEmbedding(dense=np.asarray(embedding, np.float32))
 
 
-def _check_counts(k: object, fetch_k: object = None) -> None:
+def check_counts(k: object, fetch_k: object = None) -> None:
+    """Raise InvalidInputError unless there can be so many hits, and so many candidates."""
     for name, value in (("k", k), ("fetch_k", fetch_k)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise InvalidInputError(f"{name}={value!r} must be a whole number, 1 or more")

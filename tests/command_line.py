@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
+import pytest
+
+from tests.encoders import HashEncoder
+
 
 @dataclass(frozen=True)
 class Result:
@@ -22,6 +26,19 @@ class Result:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+def play_models(monkeypatch: pytest.MonkeyPatch, *commands: str) -> list[HashEncoder]:
+    """Encoders without a model, for these commands; those that they open are added to the list."""
+    opened: list[HashEncoder] = []
+
+    def open_model(name: str) -> HashEncoder:
+        opened.append(HashEncoder(model_name=name))
+        return opened[-1]
+
+    for command in commands:
+        monkeypatch.setattr(f"langchain_hfembed.commands.{command}.open_model", open_model)
+    return opened
 
 
 def hfembed(*arguments: object) -> Result:

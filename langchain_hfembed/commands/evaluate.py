@@ -8,7 +8,7 @@ import json
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -26,6 +26,7 @@ from langchain_hfembed.commands.progress import duration, progress_bar
 
 if TYPE_CHECKING:
     from langchain_hfembed.evaluation import Collection, Evaluation, Tuning
+    from langchain_hfembed.evaluation.judged import JudgedQuery
     from langchain_hfembed.vectorstore import HybridVectorStore
 
 _K = (10, 100)
@@ -110,7 +111,7 @@ def evaluate(
     with closing(_open_store(tested, model, index, collection, console)) as store:
         indexed = time.monotonic()
 
-        def score(queries: Collection) -> Any:
+        def score(queries: Collection) -> list[JudgedQuery]:
             return score_queries(
                 store,
                 queries.queries,
@@ -261,9 +262,8 @@ def _show(
     head, *rows = evaluation.rows()
     table = Table(show_edge=False, pad_edge=False)
     for position, name in enumerate(head):
-        table.add_column(
-            escape(name), justify="right" if position else "left", no_wrap=not position
-        )
+        justify: Literal["left", "right"] = "right" if position else "left"
+        table.add_column(escape(name), justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table, highlight=False)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
 from langchain_core.runnables.config import ContextThreadPoolExecutor
-from typing_extensions import Self
 
 from langchain_hfembed.embeddings.base import HybridEncoder, check_texts, encode_stream
 from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
@@ -30,6 +29,7 @@ from langchain_hfembed.embeddings.sparse_adapters import SparseAdapters
 from langchain_hfembed.errors import EmbeddingError, InvalidInputError, InvalidResponseError
 from langchain_hfembed.http.base_client import RemoteClient
 from langchain_hfembed.http.client import EndpointClient
+from langchain_hfembed.http.closing import Closing
 from langchain_hfembed.vectors import HybridEmbedding, PerView, View, check_views
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _MAKERS: dict[View, _Maker] = {
 }
 
 
-class ComposedEncoder(Embeddings, SparseAdapters):
+class ComposedEncoder(Closing, Embeddings, SparseAdapters):
     """Any dense, sparse and multi-vector models as one encoder; any of them may be absent.
 
     Models that run elsewhere are called at the same time, while those that run here compute one
@@ -199,18 +199,6 @@ class ComposedEncoder(Embeddings, SparseAdapters):
     def __repr__(self) -> str:
         parts = [f"{view}={part.model_name!r}" for view, part in self._parts.present()]
         return f"{type(self).__name__}({', '.join(parts)})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.aclose()
 
     def _expect_sparse_calls(self) -> None:
         part = self._parts.sparse

@@ -25,8 +25,7 @@ _REAL_TIME_BODY_BYTES = 6_291_456
 _MADE_HERE = {
     "Accept", "Body", "ContentType", "EndpointName", "InferenceComponentName", "TargetModel",
 }  # fmt: skip
-
-
+# And of the others, those that say which model answers.
 _CHOOSE_THE_MODEL = ("TargetVariant", "TargetContainerHostname")
 
 

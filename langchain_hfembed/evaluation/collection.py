@@ -135,9 +135,8 @@ def _read_qrels(file: Path) -> Qrels:
             if not is_relevance(relevance):
                 raise ValueError
         except ValueError:
-            if (
-                number == 1 and len(fields) == 3 and not fields[2].isdigit()
-            ):  # the names of the columns
+            # The names of the columns.
+            if number == 1 and len(fields) == 3 and not fields[2].isdigit():
                 continue
             raise InvalidInputError(
                 f"{file}, line {number}: expected query id, document id and relevance, a whole "

@@ -14,7 +14,7 @@ from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.evaluation.judged import Judge, JudgedQuery, score_queries
 from langchain_hfembed.fusion import Fusion, fuse
 from langchain_hfembed.vectors import VIEWS, view_title
-from langchain_hfembed.vectorstore import HybridVectorStore
+from langchain_hfembed.vectorstore import HybridVectorStore, check_counts
 
 FUSION = "fusion"
 _CONFIDENCE = 0.95
@@ -185,7 +185,7 @@ def evaluate(
         nDCG: Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418, as trec_eval has it.
     """
     check_cuts(k)
-    check_fetch_k(fetch_k)
+    check_counts(max(k), fetch_k)
     fusions = {FUSION: store.fusion} if fusions is None else fusions
     depth = max(*k, store.fetch_k if fetch_k is None else fetch_k)
     judged = score_queries(store, queries, qrels, fetch_k=depth, show_progress=show_progress)
@@ -235,12 +235,6 @@ def paired_difference(values: NDArray[np.float64], baseline: NDArray[np.float64]
         random_state=np.random.default_rng(0),
     ).confidence_interval
     return Difference(float(differences.mean()), float(interval.low), float(interval.high))
-
-
-def check_fetch_k(fetch_k: object) -> None:
-    """Raise InvalidInputError unless there can be so many candidates."""
-    if fetch_k is not None and (not isinstance(fetch_k, int) or fetch_k < 1):
-        raise InvalidInputError(f"fetch_k={fetch_k!r} must be a whole number, 1 or more")
 
 
 def check_cuts(k: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,10 @@ from numpy.typing import NDArray
 
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.evaluation.judged import Judge, JudgedQuery, score_queries
-from langchain_hfembed.evaluation.report import (
-    Difference,
-    check_cuts,
-    check_fetch_k,
-    paired_difference,
-)
+from langchain_hfembed.evaluation.report import Difference, paired_difference
 from langchain_hfembed.fusion import Fusion, Normalization, WeightedSum, fuse
 from langchain_hfembed.vectors import VIEWS, View, view_title
-from langchain_hfembed.vectorstore import HybridVectorStore
+from langchain_hfembed.vectorstore import HybridVectorStore, check_counts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +63,7 @@ class Tuning:
         """The mean for `fusion` on the queries that chose it: too good to be true of others."""
         return float(self.means.max())
 
-    @property
+    @cached_property
     def gain(self) -> Difference:
         """What tuning brings on queries not seen: `held_out` less `before`."""
         return paired_difference(self.held_out, self.before)
@@ -103,19 +99,20 @@ class Tuning:
 
     def __str__(self) -> str:
         by_fold = ", ".join(dict.fromkeys(map(_shown, self.fold_fusions)))
-        gain = self.gain
         lines = "\n".join(
             [
                 f"{self.measure} of {len(self.query_ids):,} queries, in percent",
                 f"before         {100 * self.before.mean():.1f}",
-                f"held out       {100 * self.held_out.mean():.1f}  {gain} (95 % CI; "
+                f"held out       {100 * self.held_out.mean():.1f}  {self.gain} (95 % CI; "
                 f"{len(self.fold_fusions)} folds)",
                 f"same queries   {100 * self.in_sample:.1f}",
                 f"best weights   {_shown(self.fusion)}  ({' / '.join(map(view_title, VIEWS))})",
                 f"of the folds   {by_fold}",
             ]
         )
-        doubt = "\nThe gain may be chance: keep the weights as they were." if gain.low <= 0 else ""
+        doubt = (
+            "\nThe gain may be chance: keep the weights as they were." if self.gain.low <= 0 else ""
+        )
         return lines + doubt
 
 
@@ -148,8 +145,7 @@ def tune_weights(
     Raises:
         InvalidInputError: If the encoder has one view only, or there are fewer queries than folds.
     """
-    check_cuts([k])
-    check_fetch_k(fetch_k)
+    check_counts(k, fetch_k)
     depth = max(k, store.fetch_k if fetch_k is None else fetch_k)
     judged = score_queries(store, queries, qrels, fetch_k=depth, show_progress=show_progress)
     return tune_scores(judged, store.fusion, folds, k)

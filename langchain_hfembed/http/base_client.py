@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
-from typing_extensions import Self
 
 from langchain_hfembed.http import background
+from langchain_hfembed.http.closing import Closing
 from langchain_hfembed.http.endpoint import CallSettings, Endpoint, Settings
 
 
@@ -28,7 +29,7 @@ class _Endpoints(dict[tuple[Settings, asyncio.AbstractEventLoop], Endpoint]):
     __hash__ = None
 
 
-class RemoteClient(BaseModel):
+class RemoteClient(BaseModel, Closing):
     """How a model elsewhere is called; connections are opened on first use and shared by copies.
 
     Attributes:
@@ -69,21 +70,9 @@ class RemoteClient(BaseModel):
             if background.owns(loop):  # else it is that of a process this one was forked from
                 await endpoint.aclose()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.aclose()
-
+    @abstractmethod
     def _settings(self) -> Settings:
         """How to reach the model."""
-        raise NotImplementedError
 
     def _call_settings(self) -> CallSettings:
         """How much is sent at once, and how long it is tried."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 
 from langchain_hfembed.errors import InvalidInputError, InvalidResponseError
 from langchain_hfembed.http import background
@@ -170,7 +169,7 @@ class SageMakerRoute:
 
     def __init__(self, transport: SageMakerTransport, settings: SageMakerSettings) -> None:
         self.transport = transport
-        self._model_kwargs: dict[str, Any] = orjson.loads(settings.model_kwargs)
+        self._model_kwargs: dict[str, Any] = read_json(settings.model_kwargs)
         self._settings = settings
 
     @property

@@ -20,7 +20,7 @@ import pytest
 from langchain_hfembed import SQLiteIndex
 from langchain_hfembed.errors import EmbeddingError
 from langchain_hfembed.vectorstore import HybridVectorStore
-from tests.command_line import hfembed
+from tests.command_line import hfembed, play_models
 from tests.encoders import HashEncoder
 
 pytest.importorskip("typer")
@@ -55,15 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def encoders(monkeypatch: pytest.MonkeyPatch) -> list[HashEncoder]:
     """The encoders of the models that commands have opened, one a command."""
-    opened: list[HashEncoder] = []
-
-    def open_model(name: str) -> HashEncoder:
-        opened.append(HashEncoder(model_name=name))
-        return opened[-1]
-
-    for command in ("index", "search"):
-        monkeypatch.setattr(f"langchain_hfembed.commands.{command}.open_model", open_model)
-    return opened
+    return play_models(monkeypatch, "index", "search")
 
 
 def contents(path: str | Path) -> dict[str, tuple[str, Any, Any]]:

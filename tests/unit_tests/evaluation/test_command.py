@@ -8,7 +8,7 @@ import pytest
 
 from langchain_hfembed import HybridVectorStore
 from langchain_hfembed.evaluation import evaluate
-from tests.command_line import hfembed
+from tests.command_line import hfembed, play_models
 from tests.encoders import HashEncoder
 from tests.unit_tests.evaluation.conftest import DOCUMENTS, QRELS, QUERIES, write_qrels
 
@@ -26,14 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def encoders(monkeypatch: pytest.MonkeyPatch) -> list[HashEncoder]:
     """The encoders of the models that commands have opened, one a command."""
-    opened: list[HashEncoder] = []
-
-    def open_model(name: str) -> HashEncoder:
-        opened.append(HashEncoder(model_name=name))
-        return opened[-1]
-
-    monkeypatch.setattr("langchain_hfembed.commands.evaluate.open_model", open_model)
-    return opened
+    return play_models(monkeypatch, "evaluate")
 
 
 def test_measures_are_printed_and_the_second_run_only_searches(
