@@ -7,6 +7,14 @@ from langchain_hfembed.demo.model import (
     QUERY_INSTRUCTION,
     demo_model_folder,
 )
-from langchain_hfembed.demo.search import demo_embeddings
+from langchain_hfembed.demo.search import demo_documents, demo_embeddings
+from langchain_hfembed.demo.server import DemoServer
 
-__all__ = ["DOCUMENT_INSTRUCTION", "QUERY_INSTRUCTION", "demo_embeddings", "demo_model_folder"]
+__all__ = [
+    "DOCUMENT_INSTRUCTION",
+    "QUERY_INSTRUCTION",
+    "DemoServer",
+    "demo_documents",
+    "demo_embeddings",
+    "demo_model_folder",
+]
