@@ -25,6 +25,7 @@ from langchain_hfembed.commands.demo import demo
 from langchain_hfembed.commands.evaluate import evaluate
 from langchain_hfembed.commands.index import index
 from langchain_hfembed.commands.search import search
+from langchain_hfembed.commands.ui import ui
 
 app = typer.Typer(
     help="Hugging Face embeddings and hybrid retrieval for LangChain.",
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, check, index, search):
+for command in (demo, check, index, search, ui):
     app.command()(command)
 app.command("eval")(evaluate)  # Python has taken the name
 

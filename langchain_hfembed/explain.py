@@ -28,6 +28,7 @@ from langchain_hfembed.vectors import (
 
 _SHOWN = 12  # matches of a view in a table
 _COLOUR = "255, 170, 0"
+_ROW = "display: flex; flex-wrap: wrap; gap: 0 3em"
 
 
 @dataclass(frozen=True)
@@ -91,23 +92,28 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """The document's text, coloured by contribution, and the matches of each view."""
-        parts = [
+        views = "".join(self._view_html(view, score) for view, score in self.scores.present())
+        return (
             f"<p><b>{html.escape(self.query)}</b> finds "
-            f"<code>{html.escape(str(self.document.id))}</code>: {self.score:.4f}</p>",
-            f'<p style="white-space: pre-wrap">{self._coloured()}</p>',
-        ]
-        for view, score in self.scores.present():
-            share = getattr(self.shares, view)
-            added = "" if share is None else f", adds {share:.4f}"
-            rows = "".join(
-                f"<tr><td>{html.escape(match.query_token)}</td>"
-                f"<td>{html.escape(match.document_token)}</td>"
-                f'<td style="{_background(match.contribution, score)}">'
-                f"{match.contribution:.4f}</td></tr>"
-                for match in self._best(view)
-            )
-            parts.append(f"<p>{view_title(view)} {score:.4f}{added}</p><table>{rows}</table>")
-        return "".join(parts)
+            f"<code>{html.escape(str(self.document.id))}</code>: {self.score:.4f}</p>"
+            f'<p style="white-space: pre-wrap">{self._coloured()}</p>'
+            f'<div style="{_ROW}">{views}</div>'
+        )
+
+    def _view_html(self, view: View, score: float) -> str:
+        """A view's score, and under it its matches."""
+        share = getattr(self.shares, view)
+        added = "" if share is None else f", adds {share:.4f}"
+        rows = "".join(
+            f"<tr><td>{html.escape(match.query_token)}</td>"
+            f"<td>{html.escape(match.document_token)}</td>"
+            f'<td style="{_background(match.contribution, score)}">'
+            f"{match.contribution:.4f}</td></tr>"
+            for match in self._best(view)
+        )
+        return (
+            f"<div><p><b>{view_title(view)}</b> {score:.4f}{added}</p><table>{rows}</table></div>"
+        )
 
     def _best(self, view: View) -> list[TokenMatch]:
         """The matches worth showing, the largest first."""

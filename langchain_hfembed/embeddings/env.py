@@ -36,6 +36,24 @@ def embeddings_from_env(env: Mapping[str, str] = os.environ) -> Embeddings:
     Raises:
         InvalidInputError: If a variable is missing, or has no meaning; the message names it.
     """
+    model = local_model_from_env(env)
+    if model is None:
+        return endpoint_from_env(env)
+
+    from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
+
+    return HuggingFaceEmbeddings(model_name=model)
+
+
+def local_model_from_env(env: Mapping[str, str]) -> str | None:
+    """The model that the environment wants on this machine; None where it wants an endpoint.
+
+    Args:
+        env: The variables; see `embeddings_from_env`.
+
+    Raises:
+        InvalidInputError: If `USE_HF_API` or `HF_MODEL_ID` is missing, or has no meaning.
+    """
     switch = env.get("USE_HF_API", "").strip().lower()
     if switch not in _SWITCH:
         found = f"USE_HF_API is {switch!r}" if switch else "USE_HF_API is not set"
@@ -43,14 +61,11 @@ def embeddings_from_env(env: Mapping[str, str] = os.environ) -> Embeddings:
             f"{found}; set it to true for an endpoint, to false for this machine"
         )
     if _SWITCH[switch]:
-        return endpoint_from_env(env)
-
-    from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
-
+        return None
     model = env.get("HF_MODEL_ID", "").strip()
     if not model:
         raise InvalidInputError("HF_MODEL_ID is not set; USE_HF_API=false needs it")
-    return HuggingFaceEmbeddings(model_name=model)
+    return model
 
 
 def endpoint_from_env(

@@ -118,7 +118,7 @@ def test_the_text_is_shown_whole_and_escaped(text):
         shown = why._repr_html_()
         assert _visible(shown).replace("\r", "\n") == text.replace("\r", "\n")
         assert set(re.findall(r"</?(\w+)", shown)) <= {
-            *("p", "b", "code", "span", "table", "tr", "td")
+            *("p", "b", "code", "div", "span", "table", "tr", "td")
         }
 
 

@@ -1,0 +1,155 @@
+"""The page, run without a browser and with an encoder of hashed words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from langchain_hfembed import HybridVectorStore
+from langchain_hfembed.commands import opening, ui
+from tests.encoders import HashEncoder
+
+PAGE = Path(ui.__file__).parents[1] / "ui" / "page.py"
+Run = Callable[..., AppTest]
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the models that the page has opened; all of them are hashed words."""
+    import streamlit as st
+
+    opened: list[str] = []
+
+    def open_model(name: str) -> HashEncoder:
+        opened.append(name)
+        return HashEncoder(("dense",) if "dense" in name else ("dense", "sparse", "multi_vector"))
+
+    monkeypatch.setattr(opening, "open_model", open_model)
+    monkeypatch.delenv("USE_HF_API", raising=False)
+    st.cache_resource.clear()
+    return opened
+
+
+@pytest.fixture
+def run(models: list[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    def run(index: object = None, model: str | None = "words") -> AppTest:
+        settings = {"index": index and str(index), "collection": None, "model": model}
+        monkeypatch.setattr("sys.argv", [str(PAGE), json.dumps(settings)])
+        return AppTest.from_file(str(PAGE), default_timeout=60).run()
+
+    return run
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    with HybridVectorStore(HashEncoder(), path=tmp_path / "knowledge.db") as store:
+        store.add_texts(["red green", "red red", "blue"], ids=["a", "b", "c"])
+    return tmp_path / "knowledge.db"
+
+
+def _html(app: AppTest) -> list[str]:
+    assert not app.exception
+    assert not app.error, app.error[0].value
+    return [str(element.body) for element in app.get("html")]
+
+
+def _rankings(app: AppTest) -> list[list[str]]:
+    """The texts of each ranking, in order."""
+    shown = [html for html in _html(app) if html.startswith("<ol")]
+    return [re.findall(r'class="text" title="(.*?)"', ranking) for ranking in shown]
+
+
+def _explanation(app: AppTest) -> str:
+    [shown] = [html for html in _html(app) if "finds" in html]
+    return shown
+
+
+def test_texts_are_ranked_by_each_view_and_fused(run: Run) -> None:
+    app = run()
+    app.text_area(key="texts").set_value("red green\nred red\nblue").run()
+    app.text_input(key="query").set_value("red red").run()
+    *views, fused = _rankings(app)
+    assert len(views) == 3
+    assert all(sorted(ranking) == ["blue", "red green", "red red"] for ranking in (*views, fused))
+    assert fused[0] == "red red"
+
+
+def test_moving_a_weight_moves_the_fusion_and_encodes_nothing_again(
+    run: Run, index: Path, models: list[str]
+) -> None:
+    app = run(index)
+    app.text_input(key="query").set_value("red green green").run()
+    found = app.session_state["answer"][1].found
+    before = _rankings(app)
+    app.slider(key="sparse").set_value(0.0)
+    app.slider(key="multi_vector").set_value(0.0).run()
+    after = _rankings(app)
+    assert app.session_state["answer"][1].found is found
+    assert after[:3] == before[:3]
+    assert after[3] == after[0], "with no other weight, the fusion is the dense ranking"
+    assert models == ["words"]
+    app.button[0].click().run()
+    assert _rankings(app) == before
+
+
+def test_the_explanation_follows_the_choice_and_the_weights(run: Run, index: Path) -> None:
+    app = run(index)
+    app.text_input(key="query").set_value("red").run()
+    app.selectbox(key="explain").set_value("c").run()
+    assert "<b>red</b> finds <code>c</code>" in _explanation(app)
+    app.selectbox(key="explain").set_value("a").run()
+    before = _explanation(app)
+    app.slider(key="dense").set_value(1.0).run()
+    assert "<code>a</code>" in _explanation(app)
+    assert _explanation(app) != before
+
+
+def test_without_weights_it_says_what_to_do(run: Run) -> None:
+    app = run()
+    for view in ("dense", "sparse", "multi_vector"):
+        app.slider(key=view).set_value(0.0)
+    app.run()
+    assert "give at least one view a weight" in app.error[0].value
+
+
+def test_an_index_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
+    app = run(tmp_path / "absent.db")
+    assert "absent" in app.error[0].value
+    assert not (tmp_path / "absent.db").exists()
+
+
+def test_an_index_of_another_model_is_refused_and_left_as_it_was(run: Run, index: Path) -> None:
+    app = run(index, model="a dense one")
+    app.text_input(key="query").set_value("red").run()
+    assert len(app.error) == 1
+    assert len(_rankings(run(index))) == 0  # no question yet, and no error
+
+
+def test_of_an_absent_view_there_is_no_column_and_no_slider_to_move(run: Run) -> None:
+    app = run(model="a dense one")
+    assert len(_rankings(app)) == 2
+    assert [slider.label for slider in app.slider if slider.disabled] == ["Sparse", "Multi-vector"]
+
+
+def test_the_environment_adds_a_choice_and_comes_first(
+    run: Run, models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USE_HF_API", "false")
+    monkeypatch.setenv("HF_MODEL_ID", "org/model")
+    monkeypatch.setattr("langchain_hfembed.ui.sources.open_model", opening.open_model)
+    app = run(model=None)
+    assert _rankings(app)
+    assert models == ["org/model"]
+
+
+def test_it_speaks_korean(run: Run) -> None:
+    app = run()
+    before = len(_rankings(app))
+    app.segmented_control[0].set_value("한국어").run()
+    assert app.text_input(key="query").label == "질문"
+    assert len(_rankings(app)) == before

@@ -1,0 +1,62 @@
+"""What the page searches: pasted lines, and the model that the environment names."""
+
+from __future__ import annotations
+
+import pytest
+
+from langchain_hfembed import HuggingFaceEndpointEmbeddings, InvalidInputError
+from langchain_hfembed.ui import sources
+from langchain_hfembed.ui.sources import PastedTexts, model_from_env
+from tests.encoders import HashEncoder
+
+
+def _texts(pasted: PastedTexts) -> set[str]:
+    return {hit.document.page_content for hit in pasted.store.search("one", 9)}
+
+
+def test_only_new_lines_are_embedded() -> None:
+    encoder = HashEncoder()
+    pasted = PastedTexts(encoder)
+    assert pasted.update("one\ntwo\n\n  two  \nthree") == 3
+    assert pasted.update("zero\ntwo\nthree\n") == 3
+    assert encoder.encoded == ["one", "two", "three", "zero"]
+    assert _texts(pasted) == {"zero", "two", "three"}
+
+
+def test_a_line_that_comes_back_is_found_again() -> None:
+    pasted = PastedTexts(HashEncoder())
+    for lines in ("one\ntwo", "two", "one\ntwo"):
+        pasted.update(lines)
+    assert _texts(pasted) == {"one", "two"}
+    assert pasted.update("") == 0
+    assert _texts(pasted) == set()
+
+
+def test_a_failure_leaves_the_texts_to_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = HashEncoder()
+    pasted = PastedTexts(encoder)
+    with monkeypatch.context() as broken:
+        broken.setattr(encoder, "iter_encode_documents", _raise)
+        broken.setattr(encoder, "encode_documents", _raise)
+        with pytest.raises(OSError, match="down"):
+            pasted.update("one")
+    pasted.update("one")
+    assert _texts(pasted) == {"one"}
+
+
+def _raise(*_arguments: object) -> None:
+    raise OSError("the server is down")
+
+
+def test_the_environment_chooses_an_endpoint_or_a_model_of_any_kind_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "open_model", lambda name: HashEncoder(model_name=name))
+    env = {"USE_HF_API": "false", "HF_MODEL_ID": "BAAI/bge-m3"}
+    local = model_from_env(env)
+    assert isinstance(local, HashEncoder)
+    assert local.model_name == "BAAI/bge-m3"
+    endpoint = model_from_env(env | {"USE_HF_API": "true", "HF_ENDPOINT_URL": "http://tei:8080"})
+    assert isinstance(endpoint, HuggingFaceEndpointEmbeddings)
+    with pytest.raises(InvalidInputError, match="USE_HF_API is not set"):
+        model_from_env({})
