@@ -3,6 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Sets of packages: who only runs the demo need not wait for mkdocs and mypy.
@@ -11,7 +12,7 @@ DEV := .venv/.dev
 BENCH := .venv/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench bench-bge-m3 bench-compression bench-endpoint \
+.PHONY: help demo test lint format docs browser notebooks screenshots bench bench-bge-m3 bench-compression bench-endpoint \
 	bench-ingestion bench-search \
 	constraints clean
 .NOTPARALLEL:
@@ -23,7 +24,7 @@ help:  ## show this list
 demo: $(DEMO)  ## search a small corpus in English and Korean, offline
 	@$(BIN)/hfembed demo $(ARGS)
 
-test: $(DEV)  ## run all tests, offline; ARGS="-k name" for some
+test: $(DEV) browser  ## run all tests, offline; ARGS="-k name" for some
 	@HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: $(DEV)  ## check style, types, the direction of imports and the links of the docs
@@ -39,6 +40,22 @@ format: $(DEV)  ## rewrite the code in the project's style
 
 docs: $(DEV)  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+browser:  # Chromium, for the tests of the page; where neither it nor apt is to be had, they are skipped
+	@for name in chromium chromium-browser google-chrome; do \
+		command -v $$name > /dev/null && exit; \
+	done; \
+	command -v apt-get > /dev/null || exit 0; \
+	echo "Installing Chromium from Debian's packages..."; \
+	{ $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y --no-install-recommends chromium; } \
+		> /dev/null || echo "There is no Chromium: the tests that need it are skipped."
+
+notebooks: $(DEV)  ## run the notebooks, and save what they print
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN \
+		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+screenshots: $(DEV) browser  ## take the pictures of the page and of an explanation again
+	$(BIN)/python -m scripts.screenshots
 
 bench: $(DEV)  ## measure retrieval quality; ARGS="path/to/collection ..."
 	$(BIN)/python -m benchmarks.quality $(ARGS)

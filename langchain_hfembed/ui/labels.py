@@ -11,16 +11,12 @@ class Labels:
 
     intro: str
     source: str
-    source_texts: str
-    source_index: str
+    sources: dict[str, str]
     texts: str
     texts_help: str
     index: str
     index_help: str
     model: str
-    model_of_index: str
-    model_env: str
-    model_demo: str
     model_help: str
     weights: str
     weights_help: str
@@ -42,17 +38,16 @@ class Labels:
 ENGLISH = Labels(
     intro="One question, ranked by each view of a model; the weights decide how they are fused.",
     source="What to search",
-    source_texts="Texts",
-    source_index="An index",
+    sources={"texts": "Texts", "index": "An index"},
     texts="One text a line",
     texts_help="They stay in memory; only what is new is embedded.",
     index="Index",
     index_help="What `hfembed index` made: a file, `edge:FOLDER` or the URL of a Qdrant server.",
     model="Model",
-    model_of_index="The index's own",
-    model_env="From the environment or .env",
-    model_demo="The demo model",
-    model_help="Or type a model id, a folder, or the URL of a server, such as `http://localhost:8080`.",
+    model_help=(
+        "`demo`; what `.env` says; or type a model id, a folder, or the URL of a server, such as "
+        "`http://localhost:8080`."
+    ),
     weights="Weights",
     weights_help="Of each view's scores, over the candidates of the question.",
     method="How scores are fused",
@@ -73,17 +68,16 @@ ENGLISH = Labels(
 KOREAN = Labels(
     intro="질문 하나를 모델의 뷰마다 따로 순위 매기고, 가중치에 따라 융합합니다.",
     source="검색 대상",
-    source_texts="텍스트",
-    source_index="인덱스",
+    sources={"texts": "텍스트", "index": "인덱스"},
     texts="한 줄에 텍스트 하나",
     texts_help="메모리에만 있으며, 새로 추가된 줄만 임베딩합니다.",
     index="인덱스",
     index_help="`hfembed index`로 만든 것: 파일, `edge:폴더`, 또는 Qdrant 서버의 URL.",
     model="모델",
-    model_of_index="인덱스를 만든 모델",
-    model_env="환경 변수 또는 .env",
-    model_demo="데모 모델",
-    model_help="모델 ID, 폴더, 또는 서버의 URL(예: `http://localhost:8080`)을 입력해도 됩니다.",
+    model_help=(
+        "`demo`(데모 모델), `.env`의 설정, 또는 모델 ID, 폴더, 서버의 URL"
+        "(예: `http://localhost:8080`)을 입력합니다."
+    ),
     weights="가중치",
     weights_help="질문의 후보들에 대한 뷰별 점수의 가중치입니다.",
     method="융합 방식",

