@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 from latex2mathml.converter import convert
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 from nbconvert import MarkdownExporter
 
@@ -26,6 +27,7 @@ _LINK_BETWEEN_NOTEBOOKS = re.compile(r"\]\((\w+)\.ipynb\)")
 _LINK_TO_DOCS = "](../docs/"
 
 
+@event_priority(100)  # before the plugins that look at all files
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add pages that are made out of files outside docs/."""
     changelog = (_ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
