@@ -30,7 +30,7 @@ from langchain_hfembed.embeddings.checkpoint import (
     find_checkpoint,
 )
 from langchain_hfembed.embeddings.engines import batching
-from langchain_hfembed.embeddings.engines.choice import check_settings, load_engines
+from langchain_hfembed.embeddings.engines.choice import check_packages, check_settings, load_engines
 from langchain_hfembed.embeddings.one_pass import OnePass, Side
 from langchain_hfembed.embeddings.sparse_adapters import SparseAdapters
 from langchain_hfembed.loading import Loaded
@@ -243,14 +243,15 @@ class BGEM3Embeddings(BaseModel, SparseAdapters, Embeddings):
 
     def _checkpoint(self) -> Checkpoint:
         settings = (self.model_name, self.revision, self.cache_folder, self.pooling)
-        return self._checkpoints.get(
-            settings,
-            lambda: find_checkpoint(
-                self.model_name,
-                revision=self.revision,
-                cache_folder=self.cache_folder,
-                pooling=self.pooling,
-            ),
+        return self._checkpoints.get(settings, self._find_checkpoint)
+
+    def _find_checkpoint(self) -> Checkpoint:
+        check_packages()
+        return find_checkpoint(
+            self.model_name,
+            revision=self.revision,
+            cache_folder=self.cache_folder,
+            pooling=self.pooling,
         )
 
     def _engines(self) -> tuple[Engine, ...]:

@@ -23,9 +23,10 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")  # not what a trainer leaves beside them
 _TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt")
 # Left out: exports to other frameworks (2 GB in BAAI/bge-m3 alone) and pictures.
-_ON_THE_HUB = ("*.json", "*.safetensors", "pytorch_model*.bin", "*.pt", "*.model", "*.txt")
+_ON_THE_HUB = ("*.json", *_WEIGHT_FILES, "*.pt", "*.model", "*.txt")
 _NOT_FROM_THE_HUB = ("onnx/*", "openvino/*")
 _HASHED_WHOLE = (
     "config.json",
@@ -181,7 +182,7 @@ def _content_hash(folder: Path) -> str:
     for file in sorted(folder.iterdir()):
         if file.name in _HASHED_WHOLE:
             digest.update(file.name.encode() + file.read_bytes())
-        elif file.suffix in (".safetensors", ".bin") and file.is_file():
+        elif any(map(file.match, _WEIGHT_FILES)) and file.is_file():
             digest.update(file.name.encode() + _sampled(file))
     return digest.hexdigest()[:32]
 

@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import SecretStr
 
 from langchain_hfembed.errors import InvalidInputError
-from langchain_hfembed.http.access_token import NamedToken, checked_token, find_token
+from langchain_hfembed.http.access_token import NamedToken, checked_token, find_token, variable
 
 if TYPE_CHECKING:
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SWITCH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-def embeddings_from_env(env: Mapping[str, str] = os.environ) -> Embeddings:
+def embeddings_from_env(env: Mapping[str, Any] = os.environ) -> Embeddings:
     """Embeddings as environment variables describe them.
 
     - `USE_HF_API`: `true` for an endpoint, `false` for this machine.
@@ -45,7 +45,7 @@ def embeddings_from_env(env: Mapping[str, str] = os.environ) -> Embeddings:
     return HuggingFaceEmbeddings(model_name=model)
 
 
-def local_model_from_env(env: Mapping[str, str]) -> str | None:
+def local_model_from_env(env: Mapping[str, Any]) -> str | None:
     """The model that the environment wants on this machine; None where it wants an endpoint.
 
     Args:
@@ -54,7 +54,7 @@ def local_model_from_env(env: Mapping[str, str]) -> str | None:
     Raises:
         InvalidInputError: If `USE_HF_API` or `HF_MODEL_ID` is missing, or has no meaning.
     """
-    switch = env.get("USE_HF_API", "").strip().lower()
+    switch = variable(env, "USE_HF_API").lower()
     if switch not in _SWITCH:
         found = f"USE_HF_API is {switch!r}" if switch else "USE_HF_API is not set"
         raise InvalidInputError(
@@ -62,14 +62,14 @@ def local_model_from_env(env: Mapping[str, str]) -> str | None:
         )
     if _SWITCH[switch]:
         return None
-    model = env.get("HF_MODEL_ID", "").strip()
+    model = variable(env, "HF_MODEL_ID")
     if not model:
         raise InvalidInputError("HF_MODEL_ID is not set; USE_HF_API=false needs it")
     return model
 
 
 def endpoint_from_env(
-    env: Mapping[str, str], target: str | None = None, **parameters: Any
+    env: Mapping[str, Any], target: str | None = None, **parameters: Any
 ) -> HuggingFaceEndpointEmbeddings:
     """Embeddings behind the endpoint of the environment, or behind another one.
 
@@ -84,8 +84,8 @@ def endpoint_from_env(
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
     from langchain_hfembed.embeddings.endpoint_base import is_url
 
-    env_url = env.get("HF_ENDPOINT_URL", "").strip() or None
-    url, model = env_url, env.get("HF_MODEL_ID", "").strip() or None
+    env_url = variable(env, "HF_ENDPOINT_URL") or None
+    url, model = env_url, variable(env, "HF_MODEL_ID") or None
     if target is not None:
         url, model = (target, None) if is_url(target) else (None, target)
     if url is None and model is None:
@@ -95,7 +95,7 @@ def endpoint_from_env(
     token: SecretStr | None = find_token(env)
     # Another URL does not get the token that was meant for the environment's.
     if url is not None and env_url in (None, url):
-        own_token = env.get("HF_ENDPOINT_TOKEN", "").strip()
+        own_token = variable(env, "HF_ENDPOINT_TOKEN")
         if own_token:
             name = "HF_ENDPOINT_TOKEN"
             token = NamedToken(checked_token(own_token, name), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -53,10 +54,19 @@ class FoundToken(SecretStr):
         return hash((FoundToken, super().__hash__()))
 
 
-def find_token(env: Mapping[str, str] = os.environ) -> FoundToken | None:
+def variable(env: Mapping[str, Any], name: str) -> str:
+    """A variable without the spaces around it; empty where it is not set.
+
+    Files of settings, such as Streamlit's secrets, have booleans and numbers, too.
+    """
+    value = env.get(name)
+    return "" if value is None else str(value).strip()
+
+
+def find_token(env: Mapping[str, Any] = os.environ) -> FoundToken | None:
     """The token of the environment, else of the user's login to the Hub, else none."""
     for name in _VARIABLES:
-        if value := env.get(name, "").strip():
+        if value := variable(env, name):
             return FoundToken(checked_token(value, name), name)
     from huggingface_hub import get_token
 

@@ -100,7 +100,7 @@ class RetryPolicy:
             When to give up, in seconds of `time.monotonic()`.
         """
         self._calls_waiting += 1
-        if self._calls_waiting == 1 and self.max_retries:
+        if self._calls_waiting == 1 and self.max_retries and self.cold_start_timeout:
             logger.warning(
                 "%s is starting (%s); waiting up to %.0f s for it",
                 where,

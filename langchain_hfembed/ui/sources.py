@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_hfembed.commands.opening import open_model
 from langchain_hfembed.embeddings.env import embeddings_from_env, local_model_from_env
@@ -29,7 +29,7 @@ def example_texts() -> str:
     )
 
 
-def model_from_env(env: Mapping[str, str]) -> Embeddings | HybridEncoder:
+def model_from_env(env: Mapping[str, Any]) -> Embeddings | HybridEncoder:
     """The model that the environment names: an endpoint, or on this machine, with all its views.
 
     Args:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import get_args
 
 from langchain_hfembed.embeddings.checkpoint import Checkpoint, Dtype, EngineName, Quantization
 from langchain_hfembed.embeddings.engines.base import Engine
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "threadpoolctl")
 
 
 def check_settings(
@@ -39,6 +42,19 @@ def check_settings(
         raise ValueError(
             f'engine="onnx" computes in float32: leave out dtype={dtype!r}. quantization="int8" '
             "is faster"
+        )
+
+
+def check_packages() -> None:
+    """Refuse to go on without the packages that every engine needs, before gigabytes are fetched.
+
+    Raises:
+        ImportError: If one is missing.
+    """
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f'BGE-M3 needs {", ".join(missing)}: pip install "langchain-hfembed[bge-m3]"'
         )
 
 

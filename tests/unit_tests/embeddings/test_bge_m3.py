@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import threading
 import time
 import warnings
@@ -964,12 +965,23 @@ def test_a_pooling_that_bge_m3_does_not_have_is_refused_unless_overruled(folder,
     assert BGEM3Embeddings(model=str(folder), pooling="mean").fingerprint
 
 
+def test_a_missing_package_is_named_before_anything_is_fetched(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"needs torch: pip install .langchain-hfembed\[bge-m3\]"):
+        BGEM3Embeddings(model_name="org/on-the-hub").embed_query("text")
+
+
 # Fingerprint ----------------------------------------------------------------------------------
 
 
 def test_a_copied_folder_has_the_same_fingerprint(folder, embeddings):
     for _ in range(2):
         assert BGEM3Embeddings(model=str(folder)).fingerprint == embeddings.fingerprint
+
+
+def test_what_a_trainer_leaves_beside_the_model_is_no_part_of_it(folder, embeddings):
+    (folder / "training_args.bin").write_bytes(b"epochs")
+    assert BGEM3Embeddings(model=str(folder)).fingerprint == embeddings.fingerprint
 
 
 def test_settings_that_change_no_documents_vector_change_no_fingerprint(embeddings):

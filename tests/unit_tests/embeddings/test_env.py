@@ -39,13 +39,13 @@ def from_env(**env: str) -> HuggingFaceEndpointEmbeddings:
     return embeddings
 
 
-@pytest.mark.parametrize("switch", ["true", "True", "TRUE", " true\n", "1", "yes", "Yes"])
+@pytest.mark.parametrize("switch", ["true", "True", "TRUE", " true\n", "1", "yes", "Yes", True, 1])
 def test_the_switch_is_on(switch):
     embeddings = from_env(USE_HF_API=switch, HF_MODEL_ID="BAAI/bge-m3")
     assert embeddings.model == "BAAI/bge-m3"
 
 
-@pytest.mark.parametrize("env", [{}, {"USE_HF_API": ""}, {"USE_HF_API": " "}])
+@pytest.mark.parametrize("env", [{}, {"USE_HF_API": ""}, {"USE_HF_API": " "}, {"USE_HF_API": None}])
 def test_a_missing_switch_is_named(env):
     with pytest.raises(
         InvalidInputError, match="USE_HF_API is not set; set it to true for an endpoint"
