@@ -91,3 +91,24 @@ def test_examples_run(
 def test_the_pages_have_examples() -> None:
     """Else a change of the fence would silently run nothing."""
     assert sum(len(EXAMPLE.findall(page.read_text(encoding="utf-8"))) for page in PAGES) >= 10
+
+
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *sorted(ROOT.glob("*.md")),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "notebooks").glob("*.ipynb"),
+    ],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_links_lead_somewhere_in_the_repository(page: Path) -> None:
+    """The site's build looks at the site's links; readers of the repository follow these."""
+    links = LINK.findall(EXAMPLE.sub("", page.read_text(encoding="utf-8")))
+    generated = {"changelog.md"}
+    assert not [
+        link for link in links if link not in generated and not (page.parent / link).exists()
+    ]
