@@ -52,7 +52,8 @@ browser:  # Chromium, for the tests of the page; where neither it nor apt is to 
 
 notebooks: $(DEV)  ## run the notebooks, and save what they print
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN \
-		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+		--ExecutePreprocessor.record_timing=False \
+		--CoalesceStreamsPreprocessor.enabled=True notebooks/*.ipynb
 
 screenshots: $(DEV) browser  ## take the pictures of the page and of an explanation again
 	$(BIN)/python -m scripts.screenshots

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,7 @@ class Explanation:
         multi_vector: For each token of the query, in order, the nearest one of the document.
         tokens: The document's tokens, one for each of its token vectors; none where these are
             pooled.
+        prompt_tokens: How many of them come of what the model is given in front of a document.
     """
 
     query: str
@@ -78,6 +80,7 @@ class Explanation:
     sparse: tuple[TokenMatch, ...] | None = None
     multi_vector: tuple[TokenMatch, ...] | None = None
     tokens: tuple[str, ...] = ()
+    prompt_tokens: int = 0
 
     def __str__(self) -> str:
         lines = [f"{self.query!r} finds document {self.document.id!r}: {self.score:.4f}"]
@@ -150,7 +153,7 @@ class Explanation:
                 if match.position is not None:
                     best = added.get(match.position, match.contribution)
                     added[match.position] = max(best, match.contribution)
-            spans = _spans(text, self.tokens)
+            spans = _spans(text, self.tokens, self.prompt_tokens)
             return [(spans[at], weight) for at, weight in added.items() if at in spans]
         return [
             (found.span(), match.contribution)
@@ -198,11 +201,14 @@ def explain(
     stored, unit = record.embedding, unit_embedding(encoded)  # stored at length 1
     query_tokens: list[str] = []
     tokens: list[str] = []
+    prompt: Sequence[str] = ()
     if stored.multi_vector is not None:
         query_tokens = encoder.tokenize(query, is_query=True)
         tokens = encoder.tokenize(record.text)
         if len(tokens) != len(stored.multi_vector):  # pooled: a vector is no token's
             tokens = []
+        else:
+            prompt = os.path.commonprefix([tokens, encoder.tokenize("")])
     return Explanation(
         query=query,
         document=document_of(record),
@@ -218,6 +224,7 @@ def explain(
             stored.multi_vector,
         ),
         tokens=tuple(tokens),
+        prompt_tokens=len(prompt),
     )
 
 
@@ -282,11 +289,11 @@ def _name(tokens: Sequence[str], rows: int, row: int) -> str:
     return tokens[row] if len(tokens) == rows else f"#{row}"
 
 
-def _spans(text: str, tokens: Iterable[str]) -> dict[int, tuple[int, int]]:
-    """Where tokens stand in a text, by their number, without those that can't be found."""
+def _spans(text: str, tokens: Sequence[str], first: int) -> dict[int, tuple[int, int]]:
+    """Where tokens from the first one on stand in a text, by number; not those it has not."""
     spans: dict[int, tuple[int, int]] = {}
     start = 0
-    for number, token in enumerate(tokens):
+    for number, token in enumerate(tokens[first:], first):
         word = _word(token)
         # One far ahead is another one: the tokenizer has normalised this one away.
         end = start + 3 * len(word) + 20

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).parents[1]
 _MATH_FENCE = re.compile(r"^```math\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _DISPLAY_MATH = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
-_INLINE_MATH = re.compile(r"(?<![\w$`])\$([^$\n]+?)\$(?![\w$`])")
+_INLINE_MATH = re.compile(r"(?<![\w$`])\$([^$\n]+?)\$(?![\w$`])", re.ASCII)
 # In the repository notebooks/ lies beside docs/, on the site within it.
 _LINK_TO_NOTEBOOK = re.compile(r"\]\(\.\./((?:\.\./)*notebooks/)(\w+)\.ipynb\)")
 _LINK_BETWEEN_NOTEBOOKS = re.compile(r"\]\((\w+)\.ipynb\)")

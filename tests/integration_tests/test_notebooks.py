@@ -33,7 +33,8 @@ def _lines(notebook: NotebookNode) -> Iterator[str]:
     for cell in _code(notebook):
         for output in cell.outputs:
             data = output.get("data", {})
-            text = output.get("text") or data.get("text/html") or data.get("text/plain") or ""
+            kinds = ("text/html", "text/markdown", "text/plain")
+            text = output.get("text") or next(filter(None, map(data.get, kinds)), "")
             for line in re.sub(r"\d[\d.]*", "#", text).splitlines():
                 if words := " ".join(line.split()):
                     yield words

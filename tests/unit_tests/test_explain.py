@@ -159,6 +159,18 @@ def test_with_a_real_tokenizer_tokens_are_found_in_the_text(minilm_folder):
     assert total == pytest.approx(why.scores.multi_vector, abs=1e-3)  # float16 rows
 
 
+def test_a_prompts_tokens_are_not_looked_for_in_the_text(minilm_folder):
+    store = HybridVectorStore(BGEM3Embeddings(model=minilm_folder, document_instruction="text: "))
+    store.add_texts(["Error: the printer is on fire."], ids=["0"])
+    why = store.explain("error", "0")
+    assert why.tokens[: why.prompt_tokens] == ("text", ":")
+    coloured = re.findall(r"<span[^>]*>(.*?)</span>", why._repr_html_())
+    assert "Error" in coloured
+    plain = HybridVectorStore(BGEM3Embeddings(model=minilm_folder))
+    plain.add_texts(["Error"], ids=["0"])
+    assert plain.explain("error", "0").prompt_tokens == 0
+
+
 def test_with_pooled_vectors_the_words_that_both_have_are_coloured():
     text = "alpha beta alpha beta gamma delta epsilon zeta"
     with HybridVectorStore(HashEncoder(), SQLiteIndex(token_pooling=2)) as store:
