@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -201,14 +200,11 @@ def explain(
     stored, unit = record.embedding, unit_embedding(encoded)  # stored at length 1
     query_tokens: list[str] = []
     tokens: list[str] = []
-    prompt: Sequence[str] = ()
     if stored.multi_vector is not None:
         query_tokens = encoder.tokenize(query, is_query=True)
         tokens = encoder.tokenize(record.text)
         if len(tokens) != len(stored.multi_vector):  # pooled: a vector is no token's
             tokens = []
-        else:
-            prompt = os.path.commonprefix([tokens, encoder.tokenize("")])
     return Explanation(
         query=query,
         document=document_of(record),
@@ -224,7 +220,7 @@ def explain(
             stored.multi_vector,
         ),
         tokens=tuple(tokens),
-        prompt_tokens=len(prompt),
+        prompt_tokens=_common_beginning(tokens, encoder.tokenize("")) if tokens else 0,
     )
 
 
@@ -281,6 +277,14 @@ def _multi_vector(
             position=int(at),
         )
         for row, at in enumerate(nearest)
+    )
+
+
+def _common_beginning(some: Sequence[str], others: Sequence[str]) -> int:
+    """How many tokens both begin with."""
+    return next(
+        (at for at, (one, other) in enumerate(zip(some, others, strict=False)) if one != other),
+        min(len(some), len(others)),
     )
 
 
