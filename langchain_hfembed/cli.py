@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -24,6 +24,7 @@ from langchain_hfembed.commands.check import check
 from langchain_hfembed.commands.demo import demo
 from langchain_hfembed.commands.evaluate import evaluate
 from langchain_hfembed.commands.index import index
+from langchain_hfembed.commands.output import message_of
 from langchain_hfembed.commands.search import search
 from langchain_hfembed.commands.ui import ui
 
@@ -47,24 +48,14 @@ def main() -> None:
         warnings.showwarning = _show_warning
         try:
             app()
-        except ValidationError as error:
-            problems = [
-                ": ".join([*map(str, problem["loc"]), problem["msg"].removeprefix("Value error, ")])
-                for problem in error.errors()
-            ]
-            _exit_with("; ".join(problems), error)
-        except (EmbeddingError, ImportError, OSError) as error:
-            _exit_with(str(error), error)
+        except (EmbeddingError, ImportError, OSError, ValidationError) as error:
+            Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(message_of(error))}")
+            raise SystemExit(1) from error
 
 
 def _show_warning(message: Warning | str, *_where: Any, **_more: Any) -> None:
     """Print a warning without the line of code that it comes from, which is none of the user's."""
     Console(stderr=True).print(f"[yellow]Warning:[/yellow] {escape(str(message))}", highlight=False)
-
-
-def _exit_with(message: str, error: Exception) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(message)}")
-    raise SystemExit(1) from error
 
 
 if __name__ == "__main__":

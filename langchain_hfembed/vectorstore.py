@@ -134,7 +134,7 @@ class HybridVectorStore(VectorStore):
             raise InvalidInputError(f"batch_size={batch_size} must be 1 or more")
         checked = check_texts(texts)
         records = _records(checked, metadatas, ids)
-        self._bind()
+        self.bind()
         embeddings = self.encoder.iter_encode_documents(checked)
         encoded = (
             IndexRecord(record.id, record.text, record.metadata, embedding)
@@ -153,7 +153,7 @@ class HybridVectorStore(VectorStore):
         """
         _refuse(kwargs)
         _check_ids(ids)
-        self._bind()
+        self.bind()
         self.index.delete(ids)
         return True
 
@@ -243,7 +243,7 @@ class HybridVectorStore(VectorStore):
         """
         check_counts(1, fetch_k)
         filter_ = _parsed(filter)
-        self._bind()
+        self.bind()
         return self._candidates(queries, fetch_k or self.fetch_k, filter_)
 
     def _candidates(
@@ -282,7 +282,7 @@ class HybridVectorStore(VectorStore):
         """
         _check_ids([id])
         check_counts(k, fetch_k)
-        self._bind()
+        self.bind()
         return explain(
             self.index,
             self.encoder,
@@ -414,7 +414,12 @@ class HybridVectorStore(VectorStore):
         [encoded] = self.encoder.encode_queries([query])
         return self._hits(encoded, k, fetch_k, fusion, filter_)
 
-    def _bind(self) -> None:
+    def bind(self) -> None:
+        """Hold the index's model against the encoder; all methods do so first.
+
+        Raises:
+            IndexMismatchError: If the index was made by another model.
+        """
         if not self._is_bound:
             encoder = self.encoder
             self.index.bind(IndexModel(encoder.model_name, encoder.fingerprint, encoder.views))
@@ -428,7 +433,7 @@ class HybridVectorStore(VectorStore):
         fusion: Fusion | None = None,
         filter_: Filter | None = None,
     ) -> list[Hit]:
-        self._bind()
+        self.bind()
         return find(
             self.index,
             query,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from langchain_hfembed.errors import InvalidInputError
@@ -28,7 +29,7 @@ _SQLITE = b"SQLite format 3\x00"
 
 
 def open_index(
-    target: str, collection: str | None = None, *, key_name: str = API_KEY
+    target: str, collection: str | None = None, *, key_name: str | None = API_KEY
 ) -> HybridIndex:
     """Open an index, or make it.
 
@@ -36,7 +37,8 @@ def open_index(
         target: The URL of a Qdrant server; `edge:` and a folder for Qdrant Edge; or the path of a
             SQLite file.
         collection: Of the Qdrant server; None for `hfembed`.
-        key_name: Variable of the environment that holds the server's key, if it has one.
+        key_name: Variable of the environment that holds the server's key, if it has one; None
+            for no key.
 
     Raises:
         InvalidInputError: If there can be no such index.
@@ -46,7 +48,7 @@ def open_index(
     if is_server(target):
         from langchain_hfembed.index.qdrant.index import QdrantIndex
 
-        key = os.environ.get(key_name)
+        key = os.environ.get(key_name) if key_name is not None else None
         return QdrantIndex(collection or DEFAULT_COLLECTION, url=target, api_key=key)
     if collection is not None:
         raise InvalidInputError(f"--collection is for Qdrant servers, {target} is none")
@@ -67,7 +69,7 @@ def open_index(
 
 
 def open_existing_index(
-    target: str, collection: str | None = None, *, key_name: str = API_KEY
+    target: str, collection: str | None = None, *, key_name: str | None = API_KEY
 ) -> HybridIndex:
     """Open an index that is not empty, as `open_index` does; nothing is made.
 
@@ -140,19 +142,20 @@ def source_key_name(source: str, to: str) -> str:
     return API_KEY if is_one_host and not os.environ.get(SOURCE_API_KEY) else SOURCE_API_KEY
 
 
-def open_model(name: str) -> Embeddings | HybridEncoder:
+def open_model(name: str, env: Mapping[str, Any] = os.environ) -> Embeddings | HybridEncoder:
     """The encoder of a model, whatever its kind; nothing is loaded yet.
 
     Args:
         name: A model id of the Hub, a folder, the URL of a server that embeds (with the token that
             `hfembed check` would send), or `demo`.
+        env: The variables that have the token.
     """
     from langchain_hfembed.embeddings.endpoint_base import is_url
 
     if is_url(name):
         from langchain_hfembed.embeddings.env import endpoint_from_env
 
-        return endpoint_from_env(os.environ, name)
+        return endpoint_from_env(env, name)
     from langchain_hfembed.demo.model import is_demo_model
 
     if name == "demo" or is_demo_model(name):

@@ -1,8 +1,10 @@
-"""How hits look: in the cells of a table, and as JSON."""
+"""How hits look, in the cells of a table and as JSON; and what is said of an error."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from langchain_hfembed.hits import Hit
@@ -27,3 +29,13 @@ def hit_to_dict(hit: Hit) -> dict[str, Any]:
         "scores": hit.scores.to_dict(),
         "ranks": hit.ranks.to_dict(),
     }
+
+
+def message_of(error: Exception) -> str:
+    """What an error says, in one paragraph: pydantic's without the names of its own."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(
+        ": ".join([*map(str, problem["loc"]), problem["msg"].removeprefix("Value error, ")])
+        for problem in error.errors()
+    )

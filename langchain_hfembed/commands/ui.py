@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from langchain_hfembed.commands.opening import index_exists
 from langchain_hfembed.errors import InvalidInputError
 
 _PAGE = Path(__file__).parents[1] / "ui" / "page.py"
@@ -31,8 +31,10 @@ def ui(
         Path | None,
         typer.Option(help="Settings such as USE_HF_API; .env here or above, if absent."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "localhost",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 8501,
+    host: Annotated[
+        str, typer.Option(help="Where to listen. Nobody is asked for a password.")
+    ] = "localhost",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Likewise.")] = 8501,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """Open a page to play with: a question, three rankings, and weights to drag.
@@ -40,11 +42,18 @@ def ui(
     The model may be an endpoint or one on this machine: USE_HF_API, HF_MODEL_ID, HF_ENDPOINT_URL
     and the tokens are read from .env, unless the environment has them already. Stop it with Ctrl-C.
     """
-    if find_spec("streamlit") is None or find_spec("dotenv") is None:
-        raise ImportError('the page needs Streamlit: pip install "langchain-hfembed[ui]"')
-    from dotenv import find_dotenv, load_dotenv
-    from streamlit.web import cli
+    try:
+        from dotenv import find_dotenv, load_dotenv
+        from streamlit.web import cli
+    except ImportError as error:
+        raise ImportError(
+            f'{error}; the page needs: pip install "langchain-hfembed[ui]"'
+        ) from error
 
+    if target is not None and not index_exists(target):
+        raise InvalidInputError(
+            f"there is no index {target}. To make one: hfembed index FOLDER --to {target}"
+        )
     if env_file is not None and not env_file.is_file():
         raise InvalidInputError(f"--env-file {env_file} is no file")
     load_dotenv(env_file or find_dotenv(usecwd=True))

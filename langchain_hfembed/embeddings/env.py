@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import SecretStr
 
 from langchain_hfembed.errors import InvalidInputError
-from langchain_hfembed.http.access_token import NamedToken, checked_token, find_token, variable
+from langchain_hfembed.http.access_token import NamedToken, checked_token, find_token, setting
 
 if TYPE_CHECKING:
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
@@ -36,33 +36,36 @@ def embeddings_from_env(env: Mapping[str, Any] = os.environ) -> Embeddings:
     Raises:
         InvalidInputError: If a variable is missing, or has no meaning; the message names it.
     """
-    model = local_model_from_env(env)
-    if model is None:
+    if wants_endpoint(env):
         return endpoint_from_env(env)
 
     from langchain_hfembed.embeddings.local import HuggingFaceEmbeddings
 
-    return HuggingFaceEmbeddings(model_name=model)
+    return HuggingFaceEmbeddings(model_name=local_model(env))
 
 
-def local_model_from_env(env: Mapping[str, Any]) -> str | None:
-    """The model that the environment wants on this machine; None where it wants an endpoint.
-
-    Args:
-        env: The variables; see `embeddings_from_env`.
+def wants_endpoint(env: Mapping[str, Any]) -> bool:
+    """What `USE_HF_API` says.
 
     Raises:
-        InvalidInputError: If `USE_HF_API` or `HF_MODEL_ID` is missing, or has no meaning.
+        InvalidInputError: If it is missing, or has no meaning.
     """
-    switch = variable(env, "USE_HF_API").lower()
+    switch = setting(env, "USE_HF_API").lower()
     if switch not in _SWITCH:
         found = f"USE_HF_API is {switch!r}" if switch else "USE_HF_API is not set"
         raise InvalidInputError(
             f"{found}; set it to true for an endpoint, to false for this machine"
         )
-    if _SWITCH[switch]:
-        return None
-    model = variable(env, "HF_MODEL_ID")
+    return _SWITCH[switch]
+
+
+def local_model(env: Mapping[str, Any]) -> str:
+    """The name of the model for this machine.
+
+    Raises:
+        InvalidInputError: If `HF_MODEL_ID` is missing.
+    """
+    model = setting(env, "HF_MODEL_ID")
     if not model:
         raise InvalidInputError("HF_MODEL_ID is not set; USE_HF_API=false needs it")
     return model
@@ -84,8 +87,8 @@ def endpoint_from_env(
     from langchain_hfembed.embeddings.endpoint import HuggingFaceEndpointEmbeddings
     from langchain_hfembed.embeddings.endpoint_base import is_url
 
-    env_url = variable(env, "HF_ENDPOINT_URL") or None
-    url, model = env_url, variable(env, "HF_MODEL_ID") or None
+    env_url = setting(env, "HF_ENDPOINT_URL") or None
+    url, model = env_url, setting(env, "HF_MODEL_ID") or None
     if target is not None:
         url, model = (target, None) if is_url(target) else (None, target)
     if url is None and model is None:
@@ -95,7 +98,7 @@ def endpoint_from_env(
     token: SecretStr | None = find_token(env)
     # Another URL does not get the token that was meant for the environment's.
     if url is not None and env_url in (None, url):
-        own_token = variable(env, "HF_ENDPOINT_TOKEN")
+        own_token = setting(env, "HF_ENDPOINT_TOKEN")
         if own_token:
             name = "HF_ENDPOINT_TOKEN"
             token = NamedToken(checked_token(own_token, name), name)

@@ -54,7 +54,7 @@ class FoundToken(SecretStr):
         return hash((FoundToken, super().__hash__()))
 
 
-def variable(env: Mapping[str, Any], name: str) -> str:
+def setting(env: Mapping[str, Any], name: str) -> str:
     """A variable without the spaces around it; empty where it is not set.
 
     Files of settings, such as Streamlit's secrets, have booleans and numbers, too.
@@ -66,7 +66,7 @@ def variable(env: Mapping[str, Any], name: str) -> str:
 def find_token(env: Mapping[str, Any] = os.environ) -> FoundToken | None:
     """The token of the environment, else of the user's login to the Hub, else none."""
     for name in _VARIABLES:
-        if value := variable(env, name):
+        if value := setting(env, name):
             return FoundToken(checked_token(value, name), name)
     from huggingface_hub import get_token
 

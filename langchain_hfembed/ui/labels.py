@@ -24,15 +24,18 @@ class Labels:
     reset: str
     shown: str
     query: str
+    no_query: str
+    count: str
+    again: str
     no_texts: str
     no_index: str
     embedding: str
     searching: str
     views: dict[str, str]
+    methods: dict[str, str]
     fusion: str
     fusion_help: str
     explain: str
-    shares: str
 
 
 ENGLISH = Labels(
@@ -54,15 +57,23 @@ ENGLISH = Labels(
     reset="Default weights",
     shown="Hits to show",
     query="Question",
+    no_query="Type a question above.",
+    count="{} texts",
+    again="Search again",
     no_texts="Paste some texts on the left, one a line.",
     no_index="Name an index on the left. To make one: `hfembed index FOLDER --to knowledge.db`",
     embedding="Embedding the texts. The first time, the model is loaded.",
     searching="Searching. The first time, the model is loaded.",
+    methods={
+        "min_max": "weighted sum, min-max",
+        "dbsf": "weighted sum, DBSF",
+        "raw": "weighted sum, raw scores",
+        "rrf": "reciprocal rank fusion",
+    },
     views={"dense": "Dense", "sparse": "Sparse", "multi_vector": "Multi-vector"},
     fusion="Fusion",
-    fusion_help="▲▼ against the default weights",
+    fusion_help="▲▼ against the default fusion",
     explain="Why does this text rank where it does?",
-    shares="What each view adds",
 )
 
 KOREAN = Labels(
@@ -84,15 +95,23 @@ KOREAN = Labels(
     reset="기본 가중치",
     shown="표시할 결과 수",
     query="질문",
+    no_query="위에 질문을 입력하세요.",
+    count="텍스트 {}개",
+    again="다시 검색",
     no_texts="왼쪽에 텍스트를 한 줄에 하나씩 붙여 넣으세요.",
     no_index="왼쪽에 인덱스를 입력하세요. 만들기: `hfembed index 폴더 --to knowledge.db`",
     embedding="텍스트를 임베딩하는 중입니다. 처음에는 모델도 불러옵니다.",
     searching="검색 중입니다. 처음에는 모델도 불러옵니다.",
+    methods={
+        "min_max": "가중합, 최소-최대 정규화",
+        "dbsf": "가중합, DBSF 정규화",
+        "raw": "가중합, 원래 점수",
+        "rrf": "상호 순위 융합 (RRF)",
+    },
     views={"dense": "밀집 (dense)", "sparse": "희소 (sparse)", "multi_vector": "다중 벡터"},
     fusion="융합",
-    fusion_help="▲▼는 기본 가중치와의 순위 차이",
+    fusion_help="▲▼는 기본 융합과의 순위 차이",
     explain="이 텍스트는 왜 이 순위일까요?",
-    shares="뷰별 기여",
 )
 
 LANGUAGES = {"English": ENGLISH, "한국어": KOREAN}

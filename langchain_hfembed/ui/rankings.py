@@ -40,13 +40,13 @@ ol.hfembed > li.chosen { border-color: currentColor; box-shadow: 0 0 0 1px curre
 </style>"""
 
 
-Fusing = WeightedSum | ReciprocalRankFusion
+BuiltInFusion = WeightedSum | ReciprocalRankFusion
 
-FUSIONS: dict[str, Callable[..., Fusing]] = {
-    "weighted sum, min-max": partial(WeightedSum, normalization="min_max"),
-    "weighted sum, DBSF": partial(WeightedSum, normalization="dbsf"),
-    "weighted sum, raw scores": partial(WeightedSum, normalization=None),
-    "reciprocal rank fusion": ReciprocalRankFusion,
+FUSIONS: dict[str, Callable[..., BuiltInFusion]] = {
+    "min_max": partial(WeightedSum, normalization="min_max"),
+    "dbsf": partial(WeightedSum, normalization="dbsf"),
+    "raw": partial(WeightedSum, normalization=None),
+    "rrf": ReciprocalRankFusion,
 }
 
 
@@ -73,7 +73,7 @@ class Place:
         document: The document.
         score: What it is ranked by, on the ranking's own scale.
         bars: Lengths of its bar's parts and their colours; the lengths add up to 1 at most.
-        moved: How many ranks it is above where it would be with other weights; None if not asked.
+        moved: How many ranks it is above where another fusion has it; None if not asked.
     """
 
     document: Document
@@ -84,8 +84,10 @@ class Place:
 
 def find(store: HybridVectorStore, query: str) -> Found:
     """A question's candidates, with their scores before any fusion."""
+    store.bind()
+    [encoded] = store.encoder.encode_queries([query])  # not in the snapshot, which others wait for
     with store.index.snapshot():
-        [found] = store.candidates([query])
+        found = store.index.search(encoded, store.fetch_k)
         documents = [document_of(record) for record in found.records(range(len(found.ids)))]
     return Found(query, documents, found.scores)
 
@@ -108,10 +110,10 @@ def rank_by_view(found: Found, view: View, k: int) -> list[Place]:
 
 def rank_by_fusion(
     found: Found,
-    fusion: Fusing,
+    fusion: BuiltInFusion,
     k: int,
     *,
-    compared_with: Fusing,
+    compared_with: BuiltInFusion,
 ) -> list[Place]:
     """The best k candidates by a fusion.
 
@@ -121,7 +123,7 @@ def rank_by_fusion(
     fused = fuse(fusion, found.scores)
     if not len(fused):
         return []
-    order, before = ranks(fused), ranks(fuse(compared_with, found.scores))
+    now, before = ranks(fused), ranks(fuse(compared_with, found.scores))
     shares = fusion.shares(found.scores)
     longest = max(float(fused.max()), 1e-9)
     return [
@@ -132,13 +134,13 @@ def rank_by_fusion(
                 (max(0.0, float(share[at])) / longest, VIEW_COLOURS[view])
                 for view, share in shares.items()
             ),
-            moved=int(before[at] - order[at]),
+            moved=int(before[at] - now[at]),
         )
         for at in top_k(fused, k).tolist()
     ]
 
 
-def fused_as(explanation: Explanation, found: Found, fusion: Fusing) -> Explanation:
+def fused_as(explanation: Explanation, found: Found, fusion: BuiltInFusion) -> Explanation:
     """An explanation of a candidate under another fusion; nothing is encoded again."""
     at = [document.id for document in found.documents].index(explanation.document.id)
     shares = {view: float(values[at]) for view, values in fusion.shares(found.scores).items()}
@@ -159,7 +161,8 @@ def ranking_html(places: Sequence[Place], *, chosen: str | None) -> str:
         places: The ranking, best first.
         chosen: Id of a document to be framed.
     """
-    return f'<ol class="hfembed">{"".join(_item(*at, chosen) for at in enumerate(places, 1))}</ol>'
+    items = [_item(rank, place, chosen) for rank, place in enumerate(places, 1)]
+    return f'<ol class="hfembed">{"".join(items)}</ol>'
 
 
 def _item(rank: int, place: Place, chosen: str | None) -> str:
@@ -172,7 +175,7 @@ def _item(rank: int, place: Place, chosen: str | None) -> str:
     text = html.escape(document.page_content, quote=True)
     return (
         f'<li{is_chosen}><div class="line"><b>{rank}{_arrow(place.moved)}</b>'
-        f"<span>{place.score:.3f}</span></div>"
+        f"<span>{place.score:.{3 if abs(place.score) >= 0.1 else 4}f}</span></div>"
         f'<div class="text" title="{text}">{text}</div><div class="bar">{bar}</div></li>'
     )
 

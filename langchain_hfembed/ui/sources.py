@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_hfembed.commands.opening import open_model
-from langchain_hfembed.embeddings.env import embeddings_from_env, local_model_from_env
+from langchain_hfembed.embeddings.env import endpoint_from_env, local_model, wants_endpoint
 from langchain_hfembed.vectorstore import HybridVectorStore
 
 if TYPE_CHECKING:
@@ -38,8 +37,22 @@ def model_from_env(env: Mapping[str, Any]) -> Embeddings | HybridEncoder:
     Raises:
         InvalidInputError: If a variable is missing, or has no meaning; the message names it.
     """
-    local = local_model_from_env(env)
-    return embeddings_from_env(env) if local is None else open_model(local)
+    return endpoint_from_env(env) if wants_endpoint(env) else open_model(local_model(env))
+
+
+def typed_model(name: str, env: Mapping[str, Any]) -> Embeddings | HybridEncoder:
+    """A model that somebody typed on the page, who may be anybody.
+
+    The token of `HF_ENDPOINT_TOKEN` goes to `HF_ENDPOINT_URL` only.
+
+    Args:
+        name: As for `hfembed index --model`.
+        env: The variables.
+    """
+    named = env.get("HF_ENDPOINT_URL") == name
+    return open_model(
+        name, env if named else {k: v for k, v in env.items() if k != "HF_ENDPOINT_TOKEN"}
+    )
 
 
 class PastedTexts:
@@ -50,11 +63,14 @@ class PastedTexts:
 
     Attributes:
         store: The store.
+        version: How often the texts have changed.
     """
 
     def __init__(self, model: Embeddings | HybridEncoder) -> None:
         self.store = HybridVectorStore(model)
-        self._ids: set[str] = set()
+        self.version = 0
+        self._ids: dict[str, str] = {}
+        self._added = 0
 
     def update(self, pasted: str) -> int:
         """Hold the lines of a text, each once, and nothing else.
@@ -65,15 +81,23 @@ class PastedTexts:
         Returns:
             How many texts there are.
         """
-        texts = {_id(line): line for line in map(str.strip, pasted.splitlines()) if line}
-        if gone := self._ids - texts.keys():
-            self.store.delete(sorted(gone))
-            self._ids -= gone
-        if new := {id_: text for id_, text in texts.items() if id_ not in self._ids}:
-            self.store.add_texts(list(new.values()), ids=list(new))
-            self._ids |= new.keys()
+        texts = list(dict.fromkeys(filter(None, map(str.strip, pasted.splitlines()))))
+        if gone := self._ids.keys() - {*texts}:
+            self.store.delete(sorted(self._ids.pop(text) for text in gone))
+            self.version += 1
+        if new := [text for text in texts if text not in self._ids]:
+            self._add(new)
+            self.version += 1
         return len(texts)
 
-
-def _id(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    def _add(self, texts: list[str]) -> None:
+        if not self._ids:
+            self._added = 0
+        ids = [f"text {self._added + at}" for at in range(1, len(texts) + 1)]
+        try:
+            self.store.add_texts(texts, ids=ids)
+        except BaseException:
+            self.store.delete(ids)  # the batches before the one that failed
+            raise
+        self._added += len(texts)
+        self._ids |= dict(zip(texts, ids, strict=True))

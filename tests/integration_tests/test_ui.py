@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from playwright.sync_api import expect
 from langchain_hfembed import HybridVectorStore
 from langchain_hfembed.demo import DemoServer, demo_embeddings
 from scripts.browser import chromium, move_slider, opened_page, ranking, served_page, texts
+from tests.tei_server import TEIServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -72,9 +74,9 @@ def test_a_question_is_typed_the_weights_are_moved_and_the_ranking_changes(page:
 
 
 def test_the_explanation_colours_what_was_found(page: Page) -> None:
-    _ask(page, "What does status 424 mean?")
-    coloured = page.locator("span[style*='rgba(255, 170, 0']").all_text_contents()
-    assert "424" in "".join(coloured)
+    coloured = page.locator("span[style*='rgba(255, 170, 0']")
+    expect(coloured.get_by_text("log", exact=True)).to_be_visible()
+    assert "424" in "".join(coloured.all_text_contents())
 
 
 def test_pasted_texts_are_searched_and_shown_as_text(page: Page) -> None:
@@ -85,7 +87,24 @@ def test_pasted_texts_are_searched_and_shown_as_text(page: Page) -> None:
     _ask(page, "대한민국의 수도는 어디인가요?")
     _is_first(page, SEOUL)
     assert EVIL in ranking(page, -1)
-    assert page.title() == "hfembed"
+
+    pasted.fill("Tokyo is the capital of Japan.")
+    pasted.press("Control+Enter")
+    expect(texts(page, -1)).to_have_text(["Tokyo is the capital of Japan."])
+    expect(page.get_by_label("Question")).to_have_value("대한민국의 수도는 어디인가요?")
+
+
+def test_another_text_is_explained_when_it_is_chosen(page: Page) -> None:
+    _is_first(page, ERROR_424)
+    chosen = page.locator("ol.hfembed").last.locator("li.chosen")
+    expect(chosen).to_contain_text(ERROR_424)
+    box = page.get_by_role("combobox", name="Why does this text rank where it does?")
+    box.press("ArrowDown")
+    expect(box).to_have_attribute("aria-expanded", "true")
+    box.press("ArrowDown")
+    box.press("Enter")
+    expect(chosen).not_to_contain_text(ERROR_424)
+    expect(box).to_have_value(re.compile(r"^[23]\. "))
 
 
 def test_it_speaks_korean_and_keeps_what_was_chosen(page: Page) -> None:
@@ -94,6 +113,7 @@ def test_it_speaks_korean_and_keeps_what_was_chosen(page: Page) -> None:
     expect(texts(page, -1)).to_have_count(4)
     before = ranking(page, -1)
     page.get_by_role("radio", name="한국어").click()
+    expect(page.get_by_role("radio", name="텍스트")).to_be_checked()
     expect(page.get_by_label("질문")).to_have_value("What does status 424 mean?")
     expect(texts(page, -1)).to_have_text(before)
 
@@ -111,10 +131,20 @@ def test_an_index_is_searched_with_the_model_that_made_it(tmp_path: Path) -> Non
 
 def test_dotenv_chooses_an_endpoint(tmp_path: Path) -> None:
     with DemoServer() as server:
-        (tmp_path / ".env").write_text(
-            f"USE_HF_API=true\nHF_ENDPOINT_URL={server.url}\nHF_ENDPOINT_TOKEN=hf_secret\n"
-        )
+        (tmp_path / ".env").write_text(f"USE_HF_API=true\nHF_ENDPOINT_URL={server.url}\n")
         with served_page(folder=tmp_path) as url, opened_page(url) as page:
             expect(page.locator("ol.hfembed")).to_have_count(2)  # dense alone, and its fusion
             assert ranking(page, 0) == ranking(page, 1)
+
+
+def test_a_refused_token_is_told_and_not_shown(tmp_path: Path) -> None:
+    with TEIServer(api_key="another") as server:
+        (tmp_path / ".env").write_text(
+            f"USE_HF_API=true\nHF_ENDPOINT_URL={server.url}\nHF_ENDPOINT_TOKEN=hf_secret_abcd\n"
+        )
+        with served_page(folder=tmp_path) as url, opened_page(url) as page:
+            alert = page.get_by_role("alert")
+            expect(alert).to_contain_text("answered 401")
+            expect(alert).to_contain_text("HF_ENDPOINT_TOKEN")
             assert "hf_secret" not in page.content()
+            expect(page.get_by_label("Question")).to_be_visible()

@@ -34,6 +34,7 @@ def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Start]:
 
 
 def test_options_are_handed_on(starts: list[Start]) -> None:
+    Path("notes.db").write_bytes(b"an index")
     arguments = ["notes.db", "--model", "demo", "--port", "9000", "--no-browser"]
     assert hfembed("ui", *arguments).code == 0
     [start] = starts
@@ -68,8 +69,15 @@ def test_another_file_of_settings_can_be_named(starts: list[Start], tmp_path: Pa
     assert "absent.env" in absent.err
 
 
+def test_an_index_that_is_not_there_is_named_before_anything_starts(starts: list[Start]) -> None:
+    result = hfembed("ui", "absent.db")
+    assert result.code == 1
+    assert "hfembed index FOLDER --to absent.db" in result.err
+    assert not starts
+
+
 def test_without_streamlit_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "streamlit", None)
+    monkeypatch.setitem(sys.modules, "streamlit.web", None)
     result = hfembed("ui")
     assert result.code == 1
     assert 'pip install "langchain-hfembed[ui]"' in result.err

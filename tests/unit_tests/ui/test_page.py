@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from langchain_hfembed import HybridVectorStore
 from langchain_hfembed.commands import opening, ui
+from langchain_hfembed.ui import sources
+from langchain_hfembed.vectors import VIEWS
 from tests.encoders import HashEncoder
 
 PAGE = Path(ui.__file__).parents[1] / "ui" / "page.py"
@@ -27,9 +30,14 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def open_model(name: str) -> HashEncoder:
         opened.append(name)
-        return HashEncoder(("dense",) if "dense" in name else ("dense", "sparse", "multi_vector"))
+        name = "hash" if name == "words" else name
+        return HashEncoder(("dense",) if "dense" in name else VIEWS, model_name=name)
+
+    def typed_model(name: str, env: object) -> HashEncoder:
+        return open_model(name)
 
     monkeypatch.setattr(opening, "open_model", open_model)
+    monkeypatch.setattr(sources, "typed_model", typed_model)
     monkeypatch.delenv("USE_HF_API", raising=False)
     st.cache_resource.clear()
     return opened
@@ -80,21 +88,70 @@ def test_texts_are_ranked_by_each_view_and_fused(run: Run) -> None:
 
 
 def test_moving_a_weight_moves_the_fusion_and_encodes_nothing_again(
-    run: Run, index: Path, models: list[str]
+    run: Run, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = run(index)
     app.text_input(key="query").set_value("red green green").run()
-    found = app.session_state["answer"][1].found
+    encode, asked = HashEncoder.encode_queries, list[Sequence[str]]()
+
+    def counted(encoder: HashEncoder, texts: Sequence[str], views: Any = None) -> Any:
+        asked.append(texts)
+        return encode(encoder, texts, views)
+
+    monkeypatch.setattr(HashEncoder, "encode_queries", counted)
     before = _rankings(app)
     app.slider(key="sparse").set_value(0.0)
     app.slider(key="multi_vector").set_value(0.0).run()
     after = _rankings(app)
-    assert app.session_state["answer"][1].found is found
     assert after[:3] == before[:3]
     assert after[3] == after[0], "with no other weight, the fusion is the dense ranking"
-    assert models == ["words"]
-    app.button[0].click().run()
+    app.button(key="reset").click().run()
     assert _rankings(app) == before
+    assert asked == []
+    app.button(key="again").click().run()
+    assert asked
+
+
+def test_another_line_is_found_under_the_same_question(run: Run) -> None:
+    app = run()
+    app.text_area(key="texts").set_value("one\ntwo\nthree").run()
+    app.text_input(key="query").set_value("four").run()
+    app.text_area(key="texts").set_value("one\ntwo\nfour").run()
+    assert sorted(_rankings(app)[-1]) == ["four", "one", "two"]
+    assert "<code>text 4</code>" in _explanation(app)
+
+
+def test_what_was_typed_survives_errors_and_the_other_source(run: Run, tmp_path: Path) -> None:
+    app = run()
+    app.text_area(key="texts").set_value("red\nblue")
+    app.text_input(key="query").set_value("blue")
+    app.slider(key="dense").set_value(0.9).run()
+    before = _rankings(app)
+    app.radio(key="source").set_value("index").run()
+    app.text_input(key="index").set_value(str(tmp_path / "absent.db")).run()
+    assert "absent" in app.error[0].value
+    assert app.text_input(key="query").value == "blue"
+    app.radio(key="source").set_value("texts").run()
+    assert app.slider(key="dense").value == 0.9
+    assert _rankings(app) == before
+
+
+def test_texts_that_begin_alike_can_all_be_explained(run: Run) -> None:
+    texts = [f"{'the same beginning ' * 6}{end}" for end in ("red", "green", "blue")]
+    app = run()
+    app.text_area(key="texts").set_value("\n".join(texts)).run()
+    labels = app.selectbox(key="explain").options
+    assert len(set(labels)) == 3
+
+
+def test_an_index_that_took_the_place_of_another_is_searched(run: Run, index: Path) -> None:
+    app = run(index)
+    app.text_input(key="query").set_value("red").run()
+    index.unlink()
+    with HybridVectorStore(HashEncoder(), path=index) as store:
+        store.add_texts(["red sky", "red sea", "red rose"])
+    app.run()
+    assert sorted(_rankings(app)[-1]) == ["red rose", "red sea", "red sky"]
 
 
 def test_the_explanation_follows_the_choice_and_the_weights(run: Run, index: Path) -> None:
@@ -109,12 +166,13 @@ def test_the_explanation_follows_the_choice_and_the_weights(run: Run, index: Pat
     assert _explanation(app) != before
 
 
-def test_without_weights_it_says_what_to_do(run: Run) -> None:
+def test_without_weights_it_says_what_to_do_and_still_ranks_by_view(run: Run) -> None:
     app = run()
     for view in ("dense", "sparse", "multi_vector"):
         app.slider(key=view).set_value(0.0)
     app.run()
-    assert "give at least one view a weight" in app.error[0].value
+    assert "give at least one view a weight" in app.warning[0].value
+    assert len(_rankings(app)) == 3
 
 
 def test_an_index_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
@@ -124,10 +182,10 @@ def test_an_index_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
 
 
 def test_an_index_of_another_model_is_refused_and_left_as_it_was(run: Run, index: Path) -> None:
-    app = run(index, model="a dense one")
-    app.text_input(key="query").set_value("red").run()
-    assert len(app.error) == 1
-    assert len(_rankings(run(index))) == 0  # no question yet, and no error
+    before = index.read_bytes()
+    app = run(index, model="another")
+    assert "another" in app.error[0].value
+    assert index.read_bytes() == before
 
 
 def test_of_an_absent_view_there_is_no_column_and_no_slider_to_move(run: Run) -> None:

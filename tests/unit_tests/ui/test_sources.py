@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import pytest
 
 from langchain_hfembed import HuggingFaceEndpointEmbeddings, InvalidInputError
 from langchain_hfembed.ui import sources
-from langchain_hfembed.ui.sources import PastedTexts, model_from_env
+from langchain_hfembed.ui.sources import PastedTexts, model_from_env, typed_model
+from langchain_hfembed.vectors import HybridEmbedding
 from tests.encoders import HashEncoder
 
 
@@ -32,26 +36,58 @@ def test_a_line_that_comes_back_is_found_again() -> None:
     assert _texts(pasted) == set()
 
 
-def test_a_failure_leaves_the_texts_to_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_stores_nothing_and_leaves_the_texts_to_be_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     encoder = HashEncoder()
     pasted = PastedTexts(encoder)
-    with monkeypatch.context() as broken:
-        broken.setattr(encoder, "iter_encode_documents", _raise)
-        broken.setattr(encoder, "encode_documents", _raise)
+    lines = [f"line {n}" for n in range(200)]
+    whole = encoder.iter_encode_documents
+
+    def broken(texts: Iterable[str], views: Any = None) -> Iterator[HybridEmbedding]:
+        for embedding, text in zip(whole(texts, views), lines, strict=False):
+            if text == "line 150":
+                raise OSError("the server is down")
+            yield embedding
+
+    with monkeypatch.context() as patched:
+        patched.setattr(encoder, "iter_encode_documents", broken)
         with pytest.raises(OSError, match="down"):
-            pasted.update("one")
-    pasted.update("one")
+            pasted.update("\n".join(lines))
+    assert pasted.store.index.count() == 0
+    assert pasted.update("one") == 1
     assert _texts(pasted) == {"one"}
+    assert pasted.update("\n".join(lines)) == pasted.store.index.count() == 200
 
 
-def _raise(*_arguments: object) -> None:
-    raise OSError("the server is down")
+def test_each_change_is_another_version() -> None:
+    pasted = PastedTexts(HashEncoder())
+    versions = []
+    for lines in ("one", "one\ntwo", "two\none\n", "two"):
+        pasted.update(lines)
+        versions.append(pasted.version)
+    assert versions[1] == versions[2]
+    assert len(set(versions)) == 3
+
+
+def test_a_typed_server_gets_no_token_but_that_of_its_own() -> None:
+    token = {"HF_ENDPOINT_TOKEN": "hf_secret"}
+    stranger = typed_model("http://stranger:8080", token)
+    own = typed_model("http://tei:8080", token | {"HF_ENDPOINT_URL": "http://tei:8080"})
+    other = typed_model("http://stranger:8080", token | {"HF_ENDPOINT_URL": "http://tei:8080"})
+    tokens = [
+        model.huggingfacehub_api_token
+        for model in (stranger, own, other)
+        if isinstance(model, HuggingFaceEndpointEmbeddings)
+    ]
+    assert [token and token.get_secret_value() for token in tokens] == [None, "hf_secret", None]
 
 
 def test_the_environment_chooses_an_endpoint_or_a_model_of_any_kind_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sources, "open_model", lambda name: HashEncoder(model_name=name))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     env = {"USE_HF_API": "false", "HF_MODEL_ID": "BAAI/bge-m3"}
     local = model_from_env(env)
     assert isinstance(local, HashEncoder)
