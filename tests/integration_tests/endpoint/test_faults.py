@@ -127,6 +127,14 @@ def test_a_second_cold_start_is_said_again(
     assert sum("starting" in record.getMessage() for record in caplog.records) == 2
 
 
+def test_a_cold_start_that_nobody_waits_for_is_not_announced(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tei(faults=faults.starting(60)) as server, pytest.raises(ColdStartError):
+        connect(server, cold_start_timeout=0).embed_documents(TEXTS)
+    assert not caplog.records
+
+
 def test_retry_after_is_waited_for(connect: Connect) -> None:
     limited = faults.status(429, headers={"Retry-After": "0.4"})
     with TEIServer(faults={1: limited}) as server:
