@@ -3,7 +3,9 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
+# A browser that starts: Ubuntu has one that only says how to install it.
+HAS_BROWSER := { chromium --version || chromium-browser --version || google-chrome --version; } \
+	> /dev/null 2>&1
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Sets of packages: who only runs the demo need not wait for mkdocs and mypy.
@@ -41,14 +43,14 @@ format: $(DEV)  ## rewrite the code in the project's style
 docs: $(DEV)  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-browser:  # Chromium, for the tests of the page; where neither it nor apt is to be had, they are skipped
-	@for name in chromium chromium-browser google-chrome; do \
-		command -v $$name > /dev/null && exit; \
-	done; \
-	command -v apt-get > /dev/null || exit 0; \
-	echo "Installing Chromium from Debian's packages..."; \
-	{ $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y --no-install-recommends chromium; } \
-		> /dev/null || echo "There is no Chromium: the tests that need it are skipped."
+browser:  ## see to Chromium, for the tests of the page; who is root gets it from apt-get
+	@if ! $(HAS_BROWSER) && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		echo "Installing Chromium with apt-get..."; \
+		apt-get update -qq > /dev/null; \
+		apt-get install -qq -y --no-install-recommends chromium > /dev/null; \
+	fi; \
+	$(HAS_BROWSER) || echo "There is no Chromium, so tests that need it are skipped (in CI they" \
+		"fail). On Debian: apt-get install chromium"
 
 notebooks: $(DEV)  ## run the notebooks, and save what they print
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN \

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from langchain_hfembed.embeddings.base import check_text, check_texts
 from langchain_hfembed.embeddings.bge_m3 import BGEM3Embeddings
 from langchain_hfembed.embeddings.checkpoint import Dtype, Pooling
+from langchain_hfembed.embeddings.engines.choice import check_packages
 from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.fusion import WeightedSum
 from langchain_hfembed.loading import Loaded
@@ -372,6 +373,7 @@ def _check_least(name: str, value: int, least: int) -> None:
 
 def _torch_devices(devices: str | int | Sequence[str | int] | None) -> list[str]:
     if devices is None:
+        check_packages()
         import torch
 
         if torch.cuda.is_available():

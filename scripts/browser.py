@@ -7,9 +7,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +31,25 @@ _FLAGS = (
     "--no-first-run",
 )
 _PATIENCE = 60.0
+# What a developer has set for work of their own, and a page would take up.
+_SETTINGS = (
+    "USE_HF_API", "HF_MODEL_ID", "HF_TOKEN", "HF_ENDPOINT_", "HUGGINGFACEHUB_API_TOKEN", "QDRANT_"
+)  # fmt: skip
 
 
+@cache
 def chromium() -> str | None:
-    """The browser's path; None where there is none."""
-    return next(filter(None, map(shutil.which, _NAMES)), None)
+    """The path of a browser that starts; None where there is none."""
+    return next(filter(_starts, filter(None, map(shutil.which, _NAMES))), None)
+
+
+def _starts(path: str) -> bool:
+    """Whether it does; Ubuntu has a `chromium-browser` that only says how to install it."""
+    try:
+        subprocess.run([path, "--version"], check=True, capture_output=True, timeout=_PATIENCE)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
 
 
 @contextmanager
@@ -42,10 +58,13 @@ def served_page(
 ) -> Iterator[str]:
     """Run `hfembed ui`, and give its URL.
 
+    It sees no settings but `env`, and a file `.env` in `folder`.
+
     Args:
         arguments: Of the command.
         folder: Where it runs.
-        env: Variables of its environment, beside those of this process.
+        env: Variables of its environment, beside those of this process that set no model and no
+            token.
 
     Raises:
         RuntimeError: If it ends, or does not answer within a minute; with what it printed.
@@ -53,31 +72,47 @@ def served_page(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "langchain_hfembed.cli", "ui", *arguments]
-    process = subprocess.Popen(
-        [*command, "--no-browser", "--host", "127.0.0.1", "--port", str(port)],
-        cwd=folder,
-        env={**os.environ, **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(url, process)
-        yield url
-    finally:
-        process.terminate()
-        process.communicate(timeout=_PATIENCE)
+    command = [sys.executable, "-m", "langchain_hfembed.cli", "ui"]
+    command += ["--no-browser", "--host", "127.0.0.1", "--port", str(port)]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_SETTINGS)}
+    with tempfile.TemporaryDirectory() as own:
+        if not (folder / ".env").exists():
+            no_settings = Path(own) / "empty.env"
+            no_settings.touch()
+            command += ["--env-file", str(no_settings)]  # else one in a parent folder is read
+        printed = Path(own) / "printed.txt"
+        with printed.open("wb") as output:  # a pipe that nobody reads would fill up
+            process = subprocess.Popen(
+                [*command, *arguments],
+                cwd=folder,
+                env={**inherited, **(env or {})},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait_for(url, process, printed)
+            yield url
+        finally:
+            _end(process)
 
 
-def _wait_for(url: str, process: subprocess.Popen[str]) -> None:
+def _wait_for(url: str, process: subprocess.Popen[bytes], printed: Path) -> None:
     end = time.monotonic() + _PATIENCE
     while not _answers(url):
         if process.poll() is not None or time.monotonic() > end:
-            process.kill()
-            raise RuntimeError(f"the page did not start: {process.communicate()[0]}")
+            said = printed.read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(f"the page did not start: {said}")
         time.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _answers(url: str) -> bool:
@@ -95,16 +130,24 @@ def opened_page(url: str, *, width: int = 1400, height: int = 1000) -> Iterator[
         url: Where it is.
         width: Of the window, in pixels, like the next one.
         height: Of the window.
+
+    Raises:
+        RuntimeError: If there is no browser.
     """
     from playwright.sync_api import sync_playwright
 
+    path = chromium()
+    if path is None:
+        raise RuntimeError("there is no Chromium: make browser")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=list(_FLAGS))
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(1000 * _PATIENCE)
-        page.goto(url)
-        yield page
-        browser.close()
+        browser = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
+        try:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(1000 * _PATIENCE)
+            page.goto(url)
+            yield page
+        finally:
+            browser.close()
 
 
 def texts(page: Page, column: int) -> Locator:

@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).parents[1]
 _MATH_FENCE = re.compile(r"^```math\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_DISPLAY_MATH = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
-_INLINE_MATH = re.compile(r"(?<![\w$`])\$([^$\n]+?)\$(?![\w$`])", re.ASCII)
+# The first of them to start wins: in code, a dollar is a dollar.
+_CODE_OR_MATH = re.compile(
+    r"""
+    ^[ ]*(?P<fence>`{3,}|~{3,}).*?(?:^[ ]*(?P=fence)|\Z)
+    | (?<!`)(?P<ticks>`+)(?!`)(?:(?!\n\n).)+?(?<!`)(?P=ticks)(?!`)
+    | \$\$(?P<display>.+?)\$\$
+    | (?<![\w$`])\$(?P<inline>[^$\n`]+?)\$(?![\w$`])
+    """,
+    re.ASCII | re.DOTALL | re.MULTILINE | re.VERBOSE,
+)
 # In the repository notebooks/ lies beside docs/, on the site within it.
 _LINK_TO_NOTEBOOK = re.compile(r"\]\(\.\./((?:\.\./)*notebooks/)(\w+)\.ipynb\)")
 _LINK_BETWEEN_NOTEBOOKS = re.compile(r"\]\((\w+)\.ipynb\)")
@@ -62,10 +70,17 @@ def _exported(notebook: NotebookNode, name: str) -> tuple[str, dict[str, bytes]]
 
 
 def _on_the_site(markdown: str) -> str:
-    markdown = _DISPLAY_MATH.sub(lambda found: _formula(found[1], is_block=True), markdown)
-    markdown = _INLINE_MATH.sub(lambda found: _formula(found[1], is_block=False), markdown)
+    markdown = _CODE_OR_MATH.sub(_without_latex, markdown)
     markdown = _LINK_BETWEEN_NOTEBOOKS.sub(r"](\1.md)", markdown)
     return markdown.replace(_LINK_TO_DOCS, "](../")
+
+
+def _without_latex(found: re.Match[str]) -> str:
+    if found["display"]:
+        return _formula(found["display"], is_block=True)
+    if found["inline"]:
+        return _formula(found["inline"], is_block=False)
+    return found[0]
 
 
 def _formula(latex: str, *, is_block: bool) -> str:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any
 
-import numpy as np
+from langchain_hfembed.demo.answers import (
+    MAX_BATCH,
+    MAX_TOKENS,
+    WRONG_KIND,
+    Embedder,
+    Model,
+    RefusedError,
+    Reranker,
+    answered,
+)
 
-from langchain_hfembed.demo.model import DOCUMENT_INSTRUCTION, QUERY_INSTRUCTION
-from langchain_hfembed.demo.search import demo_embeddings
-from langchain_hfembed.scoring import unit_rows
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-_MAX_BATCH = 32
 _MAX_BODY = 2_000_000
-_PROMPTS = {"query": QUERY_INSTRUCTION, "passage": DOCUMENT_INSTRUCTION}
 
 
 class DemoServer:
@@ -27,8 +29,9 @@ class DemoServer:
 
     Loads the model (seconds), then listens on loopback until `close()`, or the end of a `with`
     block, and serves `/embed` (or `/rerank`), `/info`, `/health` and `/metrics`: TEI's paths,
-    bodies and refusals, and real vectors. Texts are always cut at 512 tokens. For tutorials and
-    tests; it asks for no token, and serves nobody but this machine.
+    bodies and refusals, and real vectors. Texts are cut at 512 tokens, or refused where a request
+    says `"truncate": false`. For tutorials and tests; it asks for no token, and serves nobody but
+    this machine.
 
     Args:
         reranker: Serve `/rerank` in place of `/embed`. The demo model is no re-ranker: its
@@ -56,7 +59,7 @@ class DemoServer:
     """
 
     def __init__(self, *, reranker: bool = False, port: int = 0) -> None:
-        self._listener = _Listener(port, _Reranker() if reranker else _Embedder())
+        self._listener = _Listener(port, Reranker if reranker else Embedder)
         self.url = f"http://127.0.0.1:{self._listener.server_port}"
         self._thread = threading.Thread(
             target=self._listener.serve_forever, args=(0.05,), name="demo-server", daemon=True
@@ -76,119 +79,30 @@ class DemoServer:
     def __enter__(self) -> DemoServer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _RefusedError(Exception):
-    """A request that is refused, with TEI's `error_type`."""
-
-    STATUS: ClassVar = {"Empty": 400, "Validation": 422}
-
-    def __init__(self, error_type: str, message: str) -> None:
-        super().__init__(message)
-        self.error_type = error_type
-        self.status = self.STATUS[error_type]
-
-
-class _Model(Protocol):
-    """What is served: its path, what `/info` calls it, and its answer to a request."""
-
-    path: ClassVar[str]
-    kind: ClassVar[dict[str, Any]]
-
-    def answer(self, request: dict[str, Any]) -> list[Any]: ...
-
-
-class _Embedder:
-    path: ClassVar = "/embed"
-    kind: ClassVar[dict[str, Any]] = {"embedding": {"pooling": "mean"}}
-
-    def __init__(self) -> None:
-        # Prompts and lengths (of vectors) are for each request to choose.
-        self._encoder = demo_embeddings(
-            query_instruction="", document_instruction="", normalize_embeddings=False
-        )
-        self._encoder.embed_query("ready")
-
-    def answer(self, request: dict[str, Any]) -> list[list[float]]:
-        given = request.get("inputs")
-        texts = _checked([given] if isinstance(given, str) else given, "inputs")
-        prompt = _prompt(request.get("prompt_name"))
-        vectors = np.asarray(self._encoder.embed_documents([prompt + text for text in texts]))
-        dimensions = request.get("dimensions")
-        if dimensions is not None:
-            if not (isinstance(dimensions, int) and 0 < dimensions <= vectors.shape[1]):
-                raise _RefusedError(
-                    "Validation", f"`dimensions` should be from 1 to {vectors.shape[1]}"
-                )
-            vectors = vectors[:, :dimensions]
-        found: list[list[float]] = (
-            unit_rows(vectors) if request.get("normalize", True) else vectors
-        ).tolist()
-        return found
-
-
-class _Reranker:
-    path: ClassVar = "/rerank"
-    kind: ClassVar[dict[str, Any]] = {
-        "reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    }
-
-    def __init__(self) -> None:
-        self._encoder = demo_embeddings()
-        self._encoder.embed_query("ready")
-
-    def answer(self, request: dict[str, Any]) -> list[dict[str, Any]]:
-        query, texts = request.get("query"), _checked(request.get("texts"), "texts")
-        if not isinstance(query, str):
-            raise _RefusedError("Validation", "`query` should be a string")
-        scores = self._encoder.score(query, texts).multi_vector
-        assert scores is not None
-        named = request.get("return_text", False)
-        return [
-            {"index": int(at), "score": float(scores[at])} | ({"text": texts[at]} if named else {})
-            for at in (-scores).argsort(kind="stable")
-        ]
-
-
-def _checked(texts: object, field: str) -> list[str]:
-    if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
-        raise _RefusedError("Validation", f"`{field}` should be a list of strings")
-    if not texts or "" in texts:
-        raise _RefusedError("Empty", f"`{field}` cannot be empty")
-    if len(texts) > _MAX_BATCH:
-        limit = f"maximum allowed batch size {_MAX_BATCH}"
-        raise _RefusedError("Validation", f"batch size {len(texts)} > {limit}")
-    return texts
-
-
-def _prompt(name: object) -> str:
-    if name is None:
-        return ""
-    if isinstance(name, str) and name in _PROMPTS:
-        return _PROMPTS[name]
-    raise _RefusedError(
-        "Validation",
-        f"`default-prompt-name` is set to `{name}` but it was not found in the Sentence "
-        f"Transformers prompts. Available prompts: {json.dumps(list(_PROMPTS))}",
-    )
 
 
 class _Listener(ThreadingHTTPServer):
     """The socket, the model behind it, and counts of what was asked."""
 
+    allow_reuse_port = False  # a port that is taken is an error
     daemon_threads = True
+    request_queue_size = 128  # each request is a connection of its own
 
-    def __init__(self, port: int, model: _Model) -> None:
-        self.model = model
+    def __init__(self, port: int, load: Callable[[], Model]) -> None:
+        super().__init__(("127.0.0.1", port), _Handler, bind_and_activate=False)
         self.counts = Counter(count=0, success=0)
-        super().__init__(("127.0.0.1", port), _Handler)
+        try:
+            self.server_bind()  # before seconds of loading, which a taken port would waste
+            self.model = load()
+            self.server_activate()  # until now, who connects is refused
+        except BaseException:
+            self.server_close()
+            raise
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: the client has gone, and a notebook's output is its own."""
 
     def info(self) -> dict[str, Any]:
         return {
@@ -197,10 +111,10 @@ class _Listener(ThreadingHTTPServer):
             "model_dtype": "float32",
             "model_type": self.model.kind,
             "max_concurrent_requests": 512,
-            "max_input_length": 512,
+            "max_input_length": MAX_TOKENS,
             "max_batch_tokens": 16_384,
             "max_batch_requests": None,
-            "max_client_batch_size": _MAX_BATCH,
+            "max_client_batch_size": MAX_BATCH,
             "auto_truncate": True,
             "tokenization_workers": 1,
             "version": "1.9.3",
@@ -217,10 +131,9 @@ class _Listener(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection."""
+    """One connection. HTTP/1.0, whose replies end it: after `close()` none is left."""
 
     server: _Listener
-    protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
@@ -232,22 +145,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200 if self.path == "/health" else 404)
 
     def do_POST(self) -> None:
-        size = int(self.headers.get("content-length", 0))
-        if size > _MAX_BODY:
-            self.close_connection = True  # the body is left unread
+        length = self.headers.get("content-length", "")
+        if not re.fullmatch(r"[0-9]{1,18}", length):
+            return self._send(411)
+        if int(length) > _MAX_BODY:
             text = b"Failed to buffer the request body: length limit exceeded"
             return self._send(413, text, "text/plain; charset=utf-8")
-        body = self.rfile.read(size)
-        model, counts = self.server.model, self.server.counts
-        if self.path not in ("/", model.path):
+        body = self.rfile.read(int(length))
+        if self.path not in ("/", self.server.model.path, *WRONG_KIND):
             return self._send(404)
-        counts["count"] += 1
+        self.server.counts["count"] += 1
         try:
-            answer = model.answer(_parsed(body))
-        except _RefusedError as refused:
+            answer = answered(self.server.model, self.path, body)
+        except RefusedError as refused:
             document = {"error": str(refused), "error_type": refused.error_type}
             return self._send_json(refused.status, document)
-        counts["success"] += 1
+        self.server.counts["success"] += 1
         return self._send_json(200, answer)
 
     def _send_json(self, status: int, document: object) -> None:
@@ -263,13 +176,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing: a notebook's output is its own."""
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(body)
-    except ValueError as error:
-        raise _RefusedError("Validation", f"the body is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise _RefusedError("Validation", "the body should be a JSON object")
-    return found

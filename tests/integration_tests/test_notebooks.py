@@ -6,6 +6,7 @@ import copy
 import difflib
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -28,16 +29,31 @@ def _code(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def _lines(notebook: NotebookNode) -> Iterator[str]:
-    """What the cells print, without numbers, which differ from processor to processor."""
-    for cell in _code(notebook):
-        for output in cell.outputs:
-            data = output.get("data", {})
-            kinds = ("text/html", "text/markdown", "text/plain")
-            text = output.get("text") or next(filter(None, map(data.get, kinds)), "")
-            for line in re.sub(r"\d[\d.]*", "#", text).splitlines():
-                if words := " ".join(line.split()):
-                    yield words
+def _lines(cell: NotebookNode) -> Iterator[str]:
+    """What a cell prints, without numbers, which differ from processor to processor."""
+    for output in cell.outputs:
+        data = output.get("data", {})
+        kinds = ("text/html", "text/markdown", "text/plain")
+        text = output.get("text") or next(filter(None, map(data.get, kinds)), "")
+        for line in re.sub(r"\d[\d.]*", "#", text).splitlines():
+            if words := " ".join(line.split()):
+                yield words
+
+
+def _likeness(these: list[str], those: list[str]) -> float:
+    """From 0 to 1; 1 for two that print nothing."""
+    return difflib.SequenceMatcher(None, these, those, autojunk=False).ratio()
+
+
+def _check_alike(saved: NotebookNode, fresh: NotebookNode) -> None:
+    """Close calls may come out the other way round on another processor; more is a change."""
+    before, now = ([list(_lines(cell)) for cell in _code(book)] for book in (saved, fresh))
+    assert any(before)
+    for number, (these, those) in enumerate(zip(before, now, strict=True), start=1):
+        alike = _likeness(these, those)
+        assert alike > 0.5, f"cell [{number}] prints {those}, saved is {these}: make notebooks"
+    whole = _likeness(list(chain.from_iterable(before)), list(chain.from_iterable(now)))
+    assert whole > 0.9, "the saved outputs are old: make notebooks"
 
 
 @pytest.mark.slow
@@ -49,11 +65,26 @@ def test_it_runs_and_prints_what_is_saved(
     saved = _read(name)
     fresh = copy.deepcopy(saved)
     NotebookClient(
-        fresh, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        fresh,
+        timeout=SECONDS,
+        kernel_name="python3",
+        coalesce_streams=True,  # as `make notebooks` does
+        resources={"metadata": {"path": tmp_path}},
     ).execute()
-    alike = difflib.SequenceMatcher(None, list(_lines(saved)), list(_lines(fresh)), autojunk=False)
-    # Close calls may come out the other way round on another processor.
-    assert alike.ratio() > 0.9, "the saved outputs are of another version: make notebooks"
+    _check_alike(saved, fresh)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_cell_may_print_something_else_or_nothing(name: str) -> None:
+    saved = _read(name)
+    _check_alike(saved, copy.deepcopy(saved))
+    printing = [at for at, cell in enumerate(_code(saved)) if list(_lines(cell))]
+    for at in printing:
+        for outputs in ([], [nbformat.v4.new_output("stream", text="something else\n")]):
+            fresh = copy.deepcopy(saved)
+            _code(fresh)[at].outputs = outputs
+            with pytest.raises(AssertionError, match=r"cell \[\d+\] prints"):
+                _check_alike(saved, fresh)
 
 
 @pytest.mark.parametrize("name", NAMES)

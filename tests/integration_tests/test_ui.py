@@ -31,7 +31,7 @@ EVIL = "<img src=x onerror=\"document.title='broken in'\"> & <b>bold</b>"
 @pytest.fixture(scope="module", autouse=True)
 def browser() -> None:
     if chromium() is None:
-        message = "there is no Chromium; on Debian: apt-get install chromium"
+        message = "there is no Chromium: make browser"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
 
 

@@ -439,6 +439,12 @@ def test_without_a_gpu_it_is_apples_or_the_cpu(monkeypatch):
         assert BGEM3FlagModel("BAAI/bge-m3").embeddings.device == [device]
 
 
+def test_without_torch_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"needs torch: pip install .*\[bge-m3\]"):
+        BGEM3FlagModel("BAAI/bge-m3")
+
+
 def test_on_a_cpu_use_fp16_leaves_weights_and_results_in_float32(xlmr_folder):
     fp16, fp32 = (
         BGEM3FlagModel(str(xlmr_folder), devices="cpu", use_fp16=use_fp16).encode(TEXTS, **ALL)
