@@ -55,7 +55,7 @@ browser:  ## see to Chromium, for the tests of the page; who is root gets it fro
 notebooks: $(DEV)  ## run the notebooks, and save what they print
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN \
 		--ExecutePreprocessor.record_timing=False \
-		--CoalesceStreamsPreprocessor.enabled=True notebooks/*.ipynb
+		--coalesce-streams notebooks/*.ipynb
 
 screenshots: $(DEV) browser  ## take the pictures of the page and of an explanation again
 	$(BIN)/python -m scripts.screenshots
