@@ -53,9 +53,11 @@ browser:  ## see to Chromium, for the tests of the page; who is root gets it fro
 		"fail). On Debian: apt-get install chromium"
 
 notebooks: $(DEV)  ## run the notebooks, and save what they print
-	$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN \
-		--ExecutePreprocessor.record_timing=False \
-		--coalesce-streams notebooks/*.ipynb
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level ERROR \
+		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	@# A cell's prints come in pieces, and are put together before anything is executed.
+	$(BIN)/python -m nbconvert --to notebook --inplace --log-level ERROR --coalesce-streams \
+		notebooks/*.ipynb
 
 screenshots: $(DEV) browser  ## take the pictures of the page and of an explanation again
 	$(BIN)/python -m scripts.screenshots
