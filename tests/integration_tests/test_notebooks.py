@@ -62,6 +62,7 @@ def test_it_runs_and_prints_what_is_saved(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # Streamlit sets it, and it hides plots
     saved = _read(name)
     fresh = copy.deepcopy(saved)
     NotebookClient(
