@@ -117,7 +117,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/_stcore/health").is_success
+        return httpx.get(f"{url}/_stcore/health", trust_env=False).is_success
     except httpx.TransportError:
         return False
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from langchain_hfembed.errors import InvalidInputError
@@ -29,7 +28,7 @@ _SQLITE = b"SQLite format 3\x00"
 
 
 def open_index(
-    target: str, collection: str | None = None, *, key_name: str | None = API_KEY
+    target: str, collection: str | None = None, *, key_name: str = API_KEY
 ) -> HybridIndex:
     """Open an index, or make it.
 
@@ -37,8 +36,7 @@ def open_index(
         target: The URL of a Qdrant server; `edge:` and a folder for Qdrant Edge; or the path of a
             SQLite file.
         collection: Of the Qdrant server; None for `hfembed`.
-        key_name: Variable of the environment that holds the server's key, if it has one; None
-            for no key.
+        key_name: Variable of the environment that holds the server's key, if it has one.
 
     Raises:
         InvalidInputError: If there can be no such index.
@@ -48,7 +46,7 @@ def open_index(
     if is_server(target):
         from langchain_hfembed.index.qdrant.index import QdrantIndex
 
-        key = os.environ.get(key_name) if key_name is not None else None
+        key = os.environ.get(key_name)
         return QdrantIndex(collection or DEFAULT_COLLECTION, url=target, api_key=key)
     if collection is not None:
         raise InvalidInputError(f"--collection is for Qdrant servers, {target} is none")
@@ -69,7 +67,7 @@ def open_index(
 
 
 def open_existing_index(
-    target: str, collection: str | None = None, *, key_name: str | None = API_KEY
+    target: str, collection: str | None = None, *, key_name: str = API_KEY
 ) -> HybridIndex:
     """Open an index that is not empty, as `open_index` does; nothing is made.
 
@@ -77,10 +75,7 @@ def open_existing_index(
         InvalidInputError: If there is none, or nothing in it.
         HybridIndexError: If it can't be opened.
     """
-    if not index_exists(target) and not _NO_PATH.fullmatch(target):
-        raise InvalidInputError(
-            f"there is no index {target}. To make one: hfembed index FOLDER --to {target}"
-        )
+    require_index(target)
     index = open_index(target, collection, key_name=key_name)
     try:
         if not index.count():
@@ -91,6 +86,20 @@ def open_existing_index(
         index.close()
         raise
     return index
+
+
+def require_index(target: str) -> None:
+    """Refuse the name of an index that is not there.
+
+    Raises:
+        InvalidInputError: If there is none.
+    """
+    if _NO_PATH.fullmatch(target) and not is_server(target):
+        raise InvalidInputError(f"{target}: a URL starts with http:// or https://")
+    if not index_exists(target):
+        raise InvalidInputError(
+            f"there is no index {target}. To make one: hfembed index FOLDER --to {target}"
+        )
 
 
 def index_exists(target: str) -> bool:
@@ -142,20 +151,19 @@ def source_key_name(source: str, to: str) -> str:
     return API_KEY if is_one_host and not os.environ.get(SOURCE_API_KEY) else SOURCE_API_KEY
 
 
-def open_model(name: str, env: Mapping[str, Any] = os.environ) -> Embeddings | HybridEncoder:
+def open_model(name: str) -> Embeddings | HybridEncoder:
     """The encoder of a model, whatever its kind; nothing is loaded yet.
 
     Args:
         name: A model id of the Hub, a folder, the URL of a server that embeds (with the token that
             `hfembed check` would send), or `demo`.
-        env: The variables that have the token.
     """
     from langchain_hfembed.embeddings.endpoint_base import is_url
 
     if is_url(name):
         from langchain_hfembed.embeddings.env import endpoint_from_env
 
-        return endpoint_from_env(env, name)
+        return endpoint_from_env(os.environ, name)
     from langchain_hfembed.demo.model import is_demo_model
 
     if name == "demo" or is_demo_model(name):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from langchain_hfembed.commands.opening import index_exists
+from langchain_hfembed.commands.opening import is_server, require_index
 from langchain_hfembed.errors import InvalidInputError
 
 _PAGE = Path(__file__).parents[1] / "ui" / "page.py"
@@ -26,7 +26,12 @@ def ui(
     collection: Annotated[
         str | None, typer.Option(help="Of the Qdrant server; hfembed if absent.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="As for hfembed index.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="As for hfembed index; else the index's own, and for texts that of .env, or demo."
+        ),
+    ] = None,
     env_file: Annotated[
         Path | None,
         typer.Option(help="Settings such as USE_HF_API; .env here or above, if absent."),
@@ -50,9 +55,11 @@ def ui(
             f'{error}; the page needs: pip install "langchain-hfembed[ui]"'
         ) from error
 
-    if target is not None and not index_exists(target):
+    if target is not None:
+        require_index(target)
+    if collection is not None and (target is None or not is_server(target)):
         raise InvalidInputError(
-            f"there is no index {target}. To make one: hfembed index FOLDER --to {target}"
+            f"--collection is for Qdrant servers; INDEX is {target or 'absent'}"
         )
     if env_file is not None and not env_file.is_file():
         raise InvalidInputError(f"--env-file {env_file} is no file")

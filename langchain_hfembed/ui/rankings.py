@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 from langchain_core.documents import Document
 
 from langchain_hfembed.explain import Explanation
@@ -124,15 +125,16 @@ def rank_by_fusion(
     if not len(fused):
         return []
     now, before = ranks(fused), ranks(fuse(compared_with, found.scores))
-    shares = fusion.shares(found.scores)
-    longest = max(float(fused.max()), 1e-9)
+    # What a view takes away has no length.
+    lengths = {view: np.maximum(share, 0) for view, share in fusion.shares(found.scores).items()}
+    longest = float(sum(lengths.values(), np.zeros(len(fused))).max()) or 1.0
     return [
         Place(
             found.documents[at],
             float(fused[at]),
             tuple(
-                (max(0.0, float(share[at])) / longest, VIEW_COLOURS[view])
-                for view, share in shares.items()
+                (float(length[at]) / longest, VIEW_COLOURS[view])
+                for view, length in lengths.items()
             ),
             moved=int(before[at] - now[at]),
         )

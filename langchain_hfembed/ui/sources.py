@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_hfembed.commands.opening import open_model
+from langchain_hfembed.embeddings.endpoint_base import is_url
 from langchain_hfembed.embeddings.env import endpoint_from_env, local_model, wants_endpoint
+from langchain_hfembed.errors import InvalidInputError
 from langchain_hfembed.vectorstore import HybridVectorStore
 
 if TYPE_CHECKING:
@@ -40,19 +42,21 @@ def model_from_env(env: Mapping[str, Any]) -> Embeddings | HybridEncoder:
     return endpoint_from_env(env) if wants_endpoint(env) else open_model(local_model(env))
 
 
-def typed_model(name: str, env: Mapping[str, Any]) -> Embeddings | HybridEncoder:
-    """A model that somebody typed on the page, who may be anybody.
-
-    The token of `HF_ENDPOINT_TOKEN` goes to `HF_ENDPOINT_URL` only.
+def typed_model(name: str) -> Embeddings | HybridEncoder:
+    """A model that somebody typed on the page, who may be anybody who reaches it.
 
     Args:
-        name: As for `hfembed index --model`.
-        env: The variables.
+        name: A model id of the Hub, a folder, or `demo`.
+
+    Raises:
+        InvalidInputError: If it is a server, which could collect texts and tokens.
     """
-    named = env.get("HF_ENDPOINT_URL") == name
-    return open_model(
-        name, env if named else {k: v for k, v in env.items() if k != "HF_ENDPOINT_TOKEN"}
-    )
+    if is_url(name):
+        raise InvalidInputError(
+            f"{name}: servers are named when the page is started: hfembed ui --model {name}, or "
+            "HF_ENDPOINT_URL in .env"
+        )
+    return open_model(name)
 
 
 class PastedTexts:

@@ -29,15 +29,13 @@ def _code(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def _lines(cell: NotebookNode) -> Iterator[str]:
+def _words(cell: NotebookNode) -> Iterator[str]:
     """What a cell prints, without numbers, which differ from processor to processor."""
     for output in cell.outputs:
         data = output.get("data", {})
         kinds = ("text/html", "text/markdown", "text/plain")
         text = output.get("text") or next(filter(None, map(data.get, kinds)), "")
-        for line in re.sub(r"\d[\d.]*", "#", text).splitlines():
-            if words := " ".join(line.split()):
-                yield words
+        yield from re.sub(r"(?<!\w)\d[\d.]*", "#", text).split()
 
 
 def _likeness(these: list[str], those: list[str]) -> float:
@@ -47,7 +45,7 @@ def _likeness(these: list[str], those: list[str]) -> float:
 
 def _check_alike(saved: NotebookNode, fresh: NotebookNode) -> None:
     """Close calls may come out the other way round on another processor; more is a change."""
-    before, now = ([list(_lines(cell)) for cell in _code(book)] for book in (saved, fresh))
+    before, now = ([list(_words(cell)) for cell in _code(book)] for book in (saved, fresh))
     assert any(before)
     for number, (these, those) in enumerate(zip(before, now, strict=True), start=1):
         alike = _likeness(these, those)
@@ -79,7 +77,7 @@ def test_it_runs_and_prints_what_is_saved(
 def test_no_cell_may_print_something_else_or_nothing(name: str) -> None:
     saved = _read(name)
     _check_alike(saved, copy.deepcopy(saved))
-    printing = [at for at, cell in enumerate(_code(saved)) if list(_lines(cell))]
+    printing = [at for at, cell in enumerate(_code(saved)) if list(_words(cell))]
     for at in printing:
         for outputs in ([], [nbformat.v4.new_output("stream", text="something else\n")]):
             fresh = copy.deepcopy(saved)

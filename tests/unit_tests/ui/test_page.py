@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from langchain_hfembed import HybridVectorStore
@@ -24,8 +25,6 @@ Run = Callable[..., AppTest]
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the models that the page has opened; all of them are hashed words."""
-    import streamlit as st
-
     opened: list[str] = []
 
     def open_model(name: str) -> HashEncoder:
@@ -33,11 +32,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         name = "hash" if name == "words" else name
         return HashEncoder(("dense",) if "dense" in name else VIEWS, model_name=name)
 
-    def typed_model(name: str, env: object) -> HashEncoder:
-        return open_model(name)
-
     monkeypatch.setattr(opening, "open_model", open_model)
-    monkeypatch.setattr(sources, "typed_model", typed_model)
+    monkeypatch.setattr(sources, "open_model", open_model)
     monkeypatch.delenv("USE_HF_API", raising=False)
     st.cache_resource.clear()
     return opened
@@ -185,7 +181,14 @@ def test_an_index_of_another_model_is_refused_and_left_as_it_was(run: Run, index
     before = index.read_bytes()
     app = run(index, model="another")
     assert "another" in app.error[0].value
+    st.cache_resource.clear()  # closes the index, so that what was written would be in the file
     assert index.read_bytes() == before
+
+
+def test_a_server_that_is_typed_is_refused(run: Run, index: Path) -> None:
+    app = run(index)
+    app.text_input(key="index").set_value("http://stranger:6333").run()
+    assert "hfembed ui http" in app.error[0].value.replace("\\", "")
 
 
 def test_of_an_absent_view_there_is_no_column_and_no_slider_to_move(run: Run) -> None:
@@ -199,7 +202,6 @@ def test_the_environment_adds_a_choice_and_comes_first(
 ) -> None:
     monkeypatch.setenv("USE_HF_API", "false")
     monkeypatch.setenv("HF_MODEL_ID", "org/model")
-    monkeypatch.setattr("langchain_hfembed.ui.sources.open_model", opening.open_model)
     app = run(model=None)
     assert _rankings(app)
     assert models == ["org/model"]

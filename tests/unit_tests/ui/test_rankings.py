@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import re
 
+import numpy as np
 import pytest
+from langchain_core.documents import Document
 
-from langchain_hfembed import HybridVectorStore, ReciprocalRankFusion, WeightedSum
+from langchain_hfembed import HybridVectorStore, ReciprocalRankFusion, Scores, WeightedSum
 from langchain_hfembed.ui.rankings import (
     FUSIONS,
+    Found,
     find,
     fused_as,
     rank_by_fusion,
@@ -70,6 +73,19 @@ def test_the_parts_of_a_bar_add_up_to_the_score() -> None:
     places = rank_by_fusion(find(_store(), QUERY), WeightedSum(), 6, compared_with=OTHER)
     lengths = [sum(length for length, _ in place.bars) for place in places]
     assert lengths == pytest.approx([place.score / places[0].score for place in places])
+
+
+@pytest.mark.parametrize("method", FUSIONS)
+def test_no_bar_is_longer_than_its_place(method: str) -> None:
+    scores = Scores(
+        dense=np.array([-0.9, -0.8, 0.1], np.float32), sparse=np.array([1.0, 0.0, 0.0], np.float32)
+    )
+    found = Found(QUERY, [Document(id=f"{n}", page_content="") for n in range(3)], scores)
+    for weights in ({"sparse": 0.5}, {"sparse": 0.0}):
+        places = rank_by_fusion(found, FUSIONS[method](**weights), 3, compared_with=OTHER)
+        lengths = [sum(length for length, _ in place.bars) for place in places]
+        assert max(lengths) == pytest.approx(1)
+        assert min(lengths) >= 0
 
 
 def test_of_an_absent_view_there_is_no_ranking() -> None:

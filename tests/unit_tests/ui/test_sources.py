@@ -70,17 +70,10 @@ def test_each_change_is_another_version() -> None:
     assert len(set(versions)) == 3
 
 
-def test_a_typed_server_gets_no_token_but_that_of_its_own() -> None:
-    token = {"HF_ENDPOINT_TOKEN": "hf_secret"}
-    stranger = typed_model("http://stranger:8080", token)
-    own = typed_model("http://tei:8080", token | {"HF_ENDPOINT_URL": "http://tei:8080"})
-    other = typed_model("http://stranger:8080", token | {"HF_ENDPOINT_URL": "http://tei:8080"})
-    tokens = [
-        model.huggingfacehub_api_token
-        for model in (stranger, own, other)
-        if isinstance(model, HuggingFaceEndpointEmbeddings)
-    ]
-    assert [token and token.get_secret_value() for token in tokens] == [None, "hf_secret", None]
+@pytest.mark.parametrize("url", ["http://stranger:8080", "https://stranger.huggingface.cloud"])
+def test_a_server_is_not_named_on_the_page(url: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"hfembed ui --model {url}"):
+        typed_model(url)
 
 
 def test_the_environment_chooses_an_endpoint_or_a_model_of_any_kind_here(
