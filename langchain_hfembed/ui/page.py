@@ -126,10 +126,8 @@ def page(settings: Settings) -> None:
 
 
 def _keep_state(settings: Settings) -> None:
-    """Give every widget its first value, and keep its last one.
-
-    Streamlit forgets the value of a widget that one run has not drawn, unless it is assigned.
-    """
+    """Give every widget its first value, and keep its last one."""
+    state = st.session_state
     first: dict[str, Any] = {
         "language": "English",
         "source": "texts" if settings.index is None else "index",
@@ -144,7 +142,13 @@ def _keep_state(settings: Settings) -> None:
         **{view: getattr(_DEFAULT, view) for view in VIEWS},
     }
     for name, value in first.items():
-        st.session_state[name] = st.session_state.get(name, value)
+        if name not in state:
+            state[name] = value
+    # Streamlit forgets what a run does not draw, and in radios and boxes also what is drawn in
+    # another language, unless it is assigned. Sliders are not: one that moves would jump back.
+    other = "index" if state["source"] == "texts" else "texts"
+    for name in ("source", "method", other, f"model of {other}"):
+        state[name] = state[name]
 
 
 def _source_widgets(labels: Labels, settings: Settings) -> None:
